@@ -1,0 +1,52 @@
+"""Backbones made of any registered bottom-up network and any registered neck."""
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+
+from .neck import NECK_REGISTRY, NeckBackbone, NeckConfigError, choose
+
+
+@BACKBONE_REGISTRY.register()
+def build_neck_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckBackbone:
+    """Build the neck `MODEL.NECK.NAME` on the bottom-up network that `MODEL.NECK.BOTTOM_UP` builds.
+
+    Raises:
+        NeckConfigError: unknown neck or bottom-up builder, or levels that the bottom-up network does not have.
+    """
+    make_neck = choose("MODEL.NECK.NAME", cfg.MODEL.NECK.NAME, NECK_REGISTRY)
+    make_bottom_up = choose("MODEL.NECK.BOTTOM_UP", cfg.MODEL.NECK.BOTTOM_UP, BACKBONE_REGISTRY)
+    bottom_up = make_bottom_up(cfg, input_shape)
+    return make_neck(cfg, _select_levels(cfg, bottom_up.output_shape())).wrap(bottom_up)
+
+
+def _select_levels(cfg: CfgNode, available: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
+    wanted = cfg.MODEL.NECK.IN_FEATURES
+    missing = [name for name in wanted if name not in available]
+    if missing:
+        raise NeckConfigError(
+            f"MODEL.NECK.IN_FEATURES names {', '.join(missing)}, which {cfg.MODEL.NECK.BOTTOM_UP} does not give: choose among "
+            f"{', '.join(available)} (a ResNet gives what MODEL.RESNETS.OUT_FEATURES lists)"
+        )
+    return {name: available[name] for name in wanted}
+
+
+def _register_resnet_shorthand(short_name: str, *options: str) -> None:
+    """Register `build_resnet_{short_name}_backbone`: `build_neck_backbone` with these `MODEL.NECK` options, on a ResNet."""
+    fixed = ["MODEL.NECK.BOTTOM_UP", "build_resnet_backbone", *options]
+
+    def build(cfg: CfgNode, input_shape: ShapeSpec) -> NeckBackbone:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.merge_from_list(fixed)
+        return build_neck_backbone(cfg, input_shape)
+
+    build.__name__ = build.__qualname__ = f"build_resnet_{short_name}_backbone"
+    build.__doc__ = f"`build_neck_backbone` with {' '.join(fixed)}."
+    BACKBONE_REGISTRY.register(build)
+
+
+for _name in ("BiFPN", "NASFPN", "RFP", "AugFPN", "SSD", "SA"):
+    _register_resnet_shorthand(_name.lower(), "MODEL.NECK.NAME", _name)
+_register_resnet_shorthand("pan", "MODEL.NECK.NAME", "PANet")
+_register_resnet_shorthand("ihp", "MODEL.NECK.NAME", "SA", "MODEL.NECK.SA.FUSION", "none")

@@ -1,0 +1,66 @@
+"""Config keys of the necks."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_neck_config(cfg: CN) -> None:
+    """Add `MODEL.NECK`: what every neck reads, and one node per neck for what only that neck has."""
+    cfg.MODEL.NECK = CN()
+    # Any neck in NECK_REGISTRY: FPN, PANet, BiFPN, NASFPN, RFP, AugFPN, SSD, SA.
+    cfg.MODEL.NECK.NAME = "FPN"
+    # The network below the neck: any builder in detectron2's BACKBONE_REGISTRY.
+    cfg.MODEL.NECK.BOTTOM_UP = "build_resnet_backbone"
+    # Levels of the bottom-up network that the neck reads, lowest first, contiguous.
+    cfg.MODEL.NECK.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Channels of every level of the pyramid.
+    cfg.MODEL.NECK.OUT_CHANNELS = 256
+    # Normalisation of the neck's convolutions, a name that detectron2.layers.get_norm knows; "" for none.
+    cfg.MODEL.NECK.NORM = ""
+    # Levels of the pyramid; those above the inputs are made by the neck. 0: as many as inputs.
+    cfg.MODEL.NECK.NUM_LEVELS = 0
+    _add_top_down_necks(cfg.MODEL.NECK)
+    _add_sa(cfg.MODEL.NECK)
+
+
+def _add_top_down_necks(neck: CN) -> None:
+    neck.FPN = CN()
+    # False: a bottom-up pyramid, laterals and output convolutions only.
+    neck.FPN.TOP_DOWN = True
+    # False: only the highest level enters the top-down path.
+    neck.FPN.LATERAL = True
+    # True: return the lowest level alone.
+    neck.FPN.FINEST_ONLY = False
+    # How a level is brought to the size of the one below it: nearest, bilinear or sni.
+    neck.FPN.UPSAMPLE = "nearest"
+
+    neck.PANET = CN()
+    # Upsampling of the top-down path: nearest, bilinear or sni.
+    neck.PANET.UPSAMPLE = "nearest"
+    # Stride-2 layer of the bottom-up path: conv, esd1 or esd2.
+    neck.PANET.DOWNSAMPLE = "conv"
+
+    neck.BIFPN = CN()
+    # How many bidirectional layers follow one another.
+    neck.BIFPN.NUM_LAYERS = 3
+    # EfficientDet's compound coefficient 0-7 sets OUT_CHANNELS and NUM_LAYERS; -1 leaves them to their keys.
+    neck.BIFPN.COMPOUND = -1
+    # How the inputs of a node are weighted: fast, softmax or unbounded.
+    neck.BIFPN.FUSION = "fast"
+    # Upsampling of the top-down path: nearest, bilinear or sni.
+    neck.BIFPN.UPSAMPLE = "nearest"
+    # Stride-2 layer of the bottom-up path: pool, conv, esd1 or esd2.
+    neck.BIFPN.DOWNSAMPLE = "pool"
+
+
+def _add_sa(neck: CN) -> None:
+    neck.SA = CN()
+    # Which way levels are fused: none (independent hierarchy, IHP), top_down or bidirectional.
+    neck.SA.FUSION = "bidirectional"
+    # Upsampling of the top-down path: sni, nearest or bilinear.
+    neck.SA.UPSAMPLE = "sni"
+    # Stride-2 layer of the bottom-up path and of extra top levels: esd1, esd2 or conv.
+    neck.SA.DOWNSAMPLE = "esd1"
+    # Convolution that filters a level: gsconve1, gsconve2, gsconv or conv.
+    neck.SA.CONV = "gsconve1"
+    # Residual bottlenecks after the first convolution of each level.
+    neck.SA.NUM_BOTTLENECKS = 1

@@ -1,0 +1,146 @@
+"""Layers of secondary features alignment: SNI, ESD and GSConvE.
+
+Li, Rethinking Features-Fused-Pyramid-Neck for Object Detection, ECCV 2024; GSConv from Li et al., Slim-neck by GSConv, 2022.
+"""
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import get_norm
+from torch import Tensor, nn
+
+from .neck import NeckConfigError
+
+
+class ConvNormSiLU(nn.Module):
+    """k×k convolution with same padding, norm (`detectron2.layers.get_norm` name, "" for a bias instead), SiLU."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, norm: str = "BN", groups: int = 1
+    ):
+        super().__init__()
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=not norm)
+        self.bn = get_norm(norm, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return F.silu(x if self.bn is None else self.bn(x))
+
+
+def soft_nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest upsampling of (B, C, H, W) to `size`, times the ratio of the areas H·W / (size[0]·size[1]).
+
+    The factor softens what a coarse level may do to a fine one when the two are added: each input pixel keeps its total.
+    """
+    alpha = x.shape[-2] * x.shape[-1] / (size[0] * size[1])
+    return F.interpolate(x * alpha, size=size, mode="nearest")
+
+
+class SNI(nn.Module):
+    """Soft nearest interpolation by a whole factor: (B, C, H, W) to (B, C, H·s, W·s)."""
+
+    def __init__(self, scale_factor: int):
+        super().__init__()
+        self.scale_factor = scale_factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return soft_nearest(x, (x.shape[-2] * self.scale_factor, x.shape[-1] * self.scale_factor))
+
+
+class _ESD(nn.Module):
+    """The three branches of extended-window downsampling: global (mean), local (maximum), dense (convolution)."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str = "BN"):
+        super().__init__()
+        self.dense = ConvNormSiLU(in_channels, out_channels, 3, stride=2, norm=norm)
+
+    def branches(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # ceil_mode changes nothing for even sizes and makes odd ones round up as the 3×3 convolution does.
+        window = {"kernel_size": 4, "stride": 2, "padding": 1, "ceil_mode": True}
+        return F.avg_pool2d(x, **window), F.max_pool2d(x, **window), self.dense(x)
+
+
+class ESD1(_ESD):
+    """Extended-window downsampling by 2: global + local + dense, or concat(global, local) + dense when channels double."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str = "BN"):
+        super().__init__(in_channels, out_channels, norm)
+        if out_channels not in (in_channels, 2 * in_channels):
+            raise NeckConfigError(
+                f"ESD1 from {in_channels} to {out_channels} channels: it keeps or doubles them, choose "
+                f"{in_channels} or {2 * in_channels}, or esd2"
+            )
+        self.doubles = out_channels == 2 * in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, maximum, dense = self.branches(x)
+        return torch.cat((mean, maximum), dim=1) + dense if self.doubles else mean + maximum + dense
+
+
+class ESD2(_ESD):
+    """Extended-window downsampling by 2 to any number of channels: 1×1 convolution of concat(global, local, dense)."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str = "BN"):
+        super().__init__(in_channels, out_channels, norm)
+        self.fuse = nn.Conv2d(2 * in_channels + out_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fuse(torch.cat(self.branches(x), dim=1))
+
+
+def shuffle_halves(x: Tensor) -> Tensor:
+    """Interleave the two halves of the channels: 0, C/2, 1, C/2 + 1, …"""
+    return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def _split(out_channels: int, parts: int) -> int:
+    if out_channels % parts:
+        raise NeckConfigError(
+            f"MODEL.NECK.OUT_CHANNELS is {out_channels}: this convolution makes {parts} equal parts, "
+            f"choose a multiple of {parts}"
+        )
+    return out_channels // parts
+
+
+class GSConv(nn.Module):
+    """A dense k×k convolution to half the channels, a depthwise 5×5 convolution of that, concatenated and shuffled."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, norm: str = "BN"):
+        super().__init__()
+        half = _split(out_channels, 2)
+        self.primary = ConvNormSiLU(in_channels, half, kernel_size, stride, norm)
+        self.auxiliary = self._auxiliary(half, norm)
+
+    def _auxiliary(self, channels: int, norm: str) -> nn.Module:
+        return ConvNormSiLU(channels, channels, 5, norm=norm, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        primary = self.primary(x)
+        return shuffle_halves(torch.cat((primary, self.auxiliary(primary)), dim=1))
+
+
+class GSConvE1(GSConv):
+    """GSConv whose auxiliary branch is a dense and a depthwise 3×3 convolution without norm, then GELU."""
+
+    def _auxiliary(self, channels: int, norm: str) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            nn.GELU(),
+        )
+
+
+class GSConvE2(nn.Module):
+    """A dense convolution to a quarter of the channels and depthwise 9×9, 13×13 and 17×17 of it, concatenated, shuffled."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, norm: str = "BN"):
+        super().__init__()
+        quarter = _split(out_channels, 4)
+        self.primary = ConvNormSiLU(in_channels, quarter, kernel_size, stride, norm)
+        self.auxiliary = nn.ModuleList(
+            ConvNormSiLU(quarter, quarter, size, norm=norm, groups=quarter) for size in (9, 13, 17)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        primary = self.primary(x)
+        return shuffle_halves(torch.cat((primary, *(branch(primary) for branch in self.auxiliary)), dim=1))
