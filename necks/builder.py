@@ -25,14 +25,14 @@ def _select_levels(cfg: CfgNode, available: dict[str, ShapeSpec]) -> dict[str, S
     missing = [name for name in wanted if name not in available]
     if missing:
         raise NeckConfigError(
-            f"MODEL.NECK.IN_FEATURES names {', '.join(missing)}, which {cfg.MODEL.NECK.BOTTOM_UP} does not give: choose among "
-            f"{', '.join(available)} (a ResNet gives what MODEL.RESNETS.OUT_FEATURES lists)"
+            f"MODEL.NECK.IN_FEATURES names {', '.join(missing)}, which {cfg.MODEL.NECK.BOTTOM_UP} does not give: "
+            f"choose among {', '.join(available)} (a ResNet gives what MODEL.RESNETS.OUT_FEATURES lists)"
         )
     return {name: available[name] for name in wanted}
 
 
 def _register_resnet_shorthand(short_name: str, *options: str) -> None:
-    """Register `build_resnet_{short_name}_backbone`: `build_neck_backbone` with these `MODEL.NECK` options, on a ResNet."""
+    """Register `build_resnet_{short_name}_backbone`: `build_neck_backbone` on a ResNet with these config options."""
     fixed = ["MODEL.NECK.BOTTOM_UP", "build_resnet_backbone", *options]
 
     def build(cfg: CfgNode, input_shape: ShapeSpec) -> NeckBackbone:

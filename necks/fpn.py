@@ -41,7 +41,8 @@ class FPN(Neck):
         super().__init__(input_shapes, out_channels, num_levels)
         if not top_down and (finest_only or not lateral):
             raise NeckConfigError(
-                "MODEL.NECK.FPN.TOP_DOWN is False: choose MODEL.NECK.FPN.LATERAL True and MODEL.NECK.FPN.FINEST_ONLY False"
+                "MODEL.NECK.FPN.TOP_DOWN is False: choose True for MODEL.NECK.FPN.LATERAL "
+                "and False for MODEL.NECK.FPN.FINEST_ONLY"
             )
         if finest_only and self.num_extra_levels:
             raise NeckConfigError("MODEL.NECK.FPN.FINEST_ONLY is True: choose 0 for MODEL.NECK.NUM_LEVELS")
@@ -81,7 +82,7 @@ class FPN(Neck):
         if not self.top_down:
             return laterals
         merged = laterals[-1:]
-        for x, own in zip(inputs[-2::-1], laterals[-2::-1], strict=True):
+        for x, own in reversed(list(zip(inputs[:-1], laterals[:-1], strict=True))):
             above = self.upsample(merged[0], size_of(x))
             merged.insert(0, above if own is None else own + above)
         return merged

@@ -1,7 +1,7 @@
 """The contract that every neck keeps.
 
-A neck stands between a bottom-up network and a detector's head. It takes the named feature maps of contiguous levels and
-returns a pyramid `{"p2": …, "p3": …}` in which level k has stride 2**k and every level has the same number of channels.
+A neck stands between a bottom-up network and a detector's head. It takes the named feature maps of contiguous levels
+and returns a pyramid `{"p2": …, "p3": …}` in which level k has stride 2**k and all levels have equally many channels.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 NECK_REGISTRY = Registry("NECK")
 NECK_REGISTRY.__doc__ = """
-Registry of necks. A registered object is called as `obj(cfg, input_shapes)`, `input_shapes` being the `ShapeSpec` of each
-level of `MODEL.NECK.IN_FEATURES`, and returns a `Neck`.
+Registry of necks. A registered object is called as `obj(cfg, input_shapes)`, `input_shapes` being the `ShapeSpec` of
+each level of `MODEL.NECK.IN_FEATURES`, and returns a `Neck`.
 """
 
 
@@ -38,8 +38,8 @@ class Neck(nn.Module):
     """Base class of all necks.
 
     Args:
-        input_shapes: channels and stride of each bottom-up level, lowest (finest) level first. Each stride is a power of
-            two and twice the one before it.
+        input_shapes: channels and stride of each bottom-up level, lowest (finest) level first. Each stride is a power
+            of two and twice the one before it.
         out_channels: channels of every output level.
         num_levels: how many levels to return, the lowest being the lowest input. Those above the inputs are made by the
             neck. 0: as many as there are inputs.
@@ -91,7 +91,8 @@ class Neck(nn.Module):
         for name, x, channels in zip(self.in_features, maps, self.in_channels, strict=True):
             if x.shape[1] != channels:
                 raise NeckConfigError(
-                    f"MODEL.NECK.IN_FEATURES: {name} has {x.shape[1]} channels, but the bottom-up network declares {channels}"
+                    f"MODEL.NECK.IN_FEATURES: {name} has {x.shape[1]} channels, "
+                    f"choose a bottom-up network that gives the {channels} it declares"
                 )
         return maps
 
@@ -102,8 +103,8 @@ class Neck(nn.Module):
     def wrap(self, bottom_up: Backbone) -> "NeckBackbone":
         """Join this neck and the network below it into a backbone.
 
-        Override it in a neck that does more than read the features once: one that runs the bottom-up network again, or one
-        that supervises further pyramids in training (see `SupervisedNeckBackbone`).
+        Override it in a neck that does more than read the features once: one that runs the bottom-up network again, or
+        one that supervises further pyramids in training (see `SupervisedNeckBackbone`).
         """
         return NeckBackbone(bottom_up, self)
 
@@ -111,7 +112,7 @@ class Neck(nn.Module):
 class NeckBackbone(Backbone):
     """A bottom-up network and the neck on it, as one detectron2 backbone.
 
-    Images of any size may come in; they are padded to the stride of the highest input level, as detectron2 pads for its FPN.
+    Images may have any size. Their batch is padded to the stride of the highest input level, as for detectron2's FPN.
     """
 
     def __init__(self, bottom_up: Backbone, neck: Neck):
@@ -139,7 +140,7 @@ class NeckBackbone(Backbone):
 
 
 class SupervisedNeckBackbone(NeckBackbone):
-    """A backbone whose neck supervises auxiliary pyramids in training: the neck has a `forward_supervised` of its own."""
+    """A backbone whose neck supervises auxiliary pyramids in training: the neck has its own `forward_supervised`."""
 
     def forward_supervised(self, images: Tensor) -> tuple[dict[str, Tensor], list[tuple[float, dict[str, Tensor]]]]:
         """The pyramid, and (loss weight, pyramid with the same names and channels) of each auxiliary supervision."""

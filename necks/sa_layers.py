@@ -1,6 +1,7 @@
 """Layers of secondary features alignment: SNI, ESD and GSConvE.
 
-Li, Rethinking Features-Fused-Pyramid-Neck for Object Detection, ECCV 2024; GSConv from Li et al., Slim-neck by GSConv, 2022.
+Li, Rethinking Features-Fused-Pyramid-Neck for Object Detection, ECCV 2024.
+GSConv: Li et al., Slim-neck by GSConv, 2022.
 """
 
 import torch
@@ -30,7 +31,7 @@ class ConvNormSiLU(nn.Module):
 def soft_nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Nearest upsampling of (B, C, H, W) to `size`, times the ratio of the areas H·W / (size[0]·size[1]).
 
-    The factor softens what a coarse level may do to a fine one when the two are added: each input pixel keeps its total.
+    The factor softens what a coarse level does to a fine one when the two are added: each input pixel keeps its total.
     """
     alpha = x.shape[-2] * x.shape[-1] / (size[0] * size[1])
     return F.interpolate(x * alpha, size=size, mode="nearest")
@@ -61,7 +62,7 @@ class _ESD(nn.Module):
 
 
 class ESD1(_ESD):
-    """Extended-window downsampling by 2: global + local + dense, or concat(global, local) + dense when channels double."""
+    """Extended-window downsampling by 2: global + local + dense; concat(global, local) + dense when channels double."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str = "BN"):
         super().__init__(in_channels, out_channels, norm)
@@ -131,7 +132,7 @@ class GSConvE1(GSConv):
 
 
 class GSConvE2(nn.Module):
-    """A dense convolution to a quarter of the channels and depthwise 9×9, 13×13 and 17×17 of it, concatenated, shuffled."""
+    """A dense convolution to a quarter of the channels, depthwise 9×9, 13×13, 17×17 of it, concatenated, shuffled."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, norm: str = "BN"):
         super().__init__()
