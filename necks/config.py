@@ -20,6 +20,8 @@ def add_neck_config(cfg: CN) -> None:
     cfg.MODEL.NECK.NUM_LEVELS = 0
     _add_top_down_necks(cfg.MODEL.NECK)
     _add_sa(cfg.MODEL.NECK)
+    _add_searched_and_recursive_necks(cfg.MODEL.NECK)
+    _add_timm(cfg.MODEL)
 
 
 def _add_top_down_necks(neck: CN) -> None:
@@ -64,3 +66,31 @@ def _add_sa(neck: CN) -> None:
     neck.SA.CONV = "gsconve1"
     # Residual bottlenecks after the first convolution of each level.
     neck.SA.NUM_BOTTLENECKS = 1
+
+
+def _add_searched_and_recursive_necks(neck: CN) -> None:
+    neck.NASFPN = CN()
+    # How many times the seven merging cells are repeated.
+    neck.NASFPN.STACK = 7
+
+    neck.RFP = CN()
+    # How often the bottom-up network looks at an image, 2 or more.
+    neck.RFP.STEPS = 2
+
+    neck.AUGFPN = CN()
+    # Sizes, relative to the highest input, of the context maps that are pooled from it.
+    neck.AUGFPN.RATIOS = [0.1, 0.2, 0.3]
+    # Weight of the loss on the laterals in training.
+    neck.AUGFPN.SUPERVISION_WEIGHT = 0.25
+
+
+def _add_timm(model: CN) -> None:
+    model.TIMM = CN()
+    # Any timm model with features_only, for MODEL.NECK.BOTTOM_UP build_timm_backbone.
+    model.TIMM.NAME = "efficientnet_b0"
+    # Start from the weights that timm publishes for it, fetched on first use.
+    model.TIMM.PRETRAINED = True
+    # Levels to return, named by stride: 4 is res2, 8 res3, 16 res4, 32 res5.
+    model.TIMM.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # What becomes of its batch norms: BN keeps them, SyncBN synchronises, FrozenBN freezes.
+    model.TIMM.NORM = "BN"

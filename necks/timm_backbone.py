@@ -1,0 +1,181 @@
+"""Bottom-up networks from timm: EfficientNet, PVTv2, Swin, ConvNeXt, ResNet and whatever else has `features_only`."""
+
+import difflib
+import math
+
+import timm
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from .neck import NeckConfigError, choose
+
+NORMS = {"BN": lambda network: network, "SyncBN": convert_sync_batchnorm, "FrozenBN": freeze_batch_norm_2d}
+
+
+class TimmBackbone(Backbone):
+    """A timm network whose levels are named by stride, as in detectron2's ResNet: stride 4 is "res2", 8 "res3", …
+
+    Images of any size are accepted: they are padded with zeros at the right and at the bottom to a multiple of the
+    coarsest stride, and a level of stride s comes back as (B, C, ceil(H / s), ceil(W / s)), channels first.
+
+    The detector normalises images with its own mean and standard deviation. Networks are trained with theirs, so the
+    backbone converts from one to the other; nothing is computed where they agree.
+
+    Args:
+        name: a timm model, for example "efficientnet_b0" or "pvt_v2_b2.in1k".
+        out_features: levels to return. Layers above the highest of them are dropped.
+        pretrained: fetch the weights that timm publishes for this name.
+        norm: what becomes of the network's batch norms: "BN" keeps, "SyncBN" synchronises, "FrozenBN" freezes them.
+            Networks with other norms are left as they are.
+        freeze_at: 0 freezes nothing, 1 all that comes before the first layer of stride 4, k > 1 everything up to
+            "res{k}"; batch norms in there are frozen with their statistics.
+        pixel_mean, pixel_std: normalisation that the input already went through, in units of 0 to 255.
+        input_format: channel order of the input and of `pixel_mean`, "RGB" or "BGR".
+
+    Raises:
+        NeckConfigError: no such model or level, no pretrained weights, or a network that fits images of one size only.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        name: str,
+        out_features: list[str],
+        *,
+        pretrained: bool = False,
+        norm: str = "BN",
+        freeze_at: int = 0,
+        pixel_mean: list[float] = (123.675, 116.28, 103.53),
+        pixel_std: list[float] = (58.395, 57.12, 57.375),
+        input_format: str = "RGB",
+    ):
+        super().__init__()
+        convert_norms = choose("MODEL.TIMM.NORM", norm, NORMS)
+        if len(pixel_mean) != 3:
+            raise NeckConfigError(f"MODEL.PIXEL_MEAN has {len(pixel_mean)} channels, but timm networks here take 3")
+        # Only a network that is built knows its levels, and dropping unused layers needs to know the levels first.
+        levels = _levels(_create(name))
+        if missing := [level for level in out_features if level not in levels]:
+            raise NeckConfigError(
+                f"MODEL.TIMM.OUT_FEATURES: {name} has no level {', '.join(missing)}; it has {', '.join(levels)}"
+            )
+        out_features = [level for level in levels if level in out_features]
+        network = _create(name, pretrained=pretrained, out_indices=[levels[level] for level in out_features])
+        info = network.feature_info
+        self._out_features = out_features
+        self._out_feature_channels = dict(zip(out_features, info.channels(), strict=True))
+        self._out_feature_strides = dict(zip(out_features, info.reduction(), strict=True))
+        self.channels_are_last = str(getattr(network, "output_fmt", "NCHW")) == "NHWC"
+        self.network = convert_norms(network)
+        if freeze_at:
+            _freeze(self.network, name, freeze_at)
+        self.flip_channels = input_format == "BGR"
+        self._set_normalisation(timm.get_pretrained_cfg(name), pixel_mean, pixel_std)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec | None = None) -> dict:
+        return {
+            "name": cfg.MODEL.TIMM.NAME,
+            "out_features": cfg.MODEL.TIMM.OUT_FEATURES,
+            "pretrained": cfg.MODEL.TIMM.PRETRAINED,
+            "norm": cfg.MODEL.TIMM.NORM,
+            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
+        }
+
+    def _set_normalisation(self, published, pixel_mean: list[float], pixel_std: list[float]) -> None:
+        """Keep the scale and shift that turn the detector's normalisation into the published one of the network."""
+        order = -1 if self.flip_channels else 1
+        given_mean, given_std = (torch.tensor(v[::order], dtype=torch.float64) / 255 for v in (pixel_mean, pixel_std))
+        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (published.mean, published.std))
+        scale, shift = given_std / std, (given_mean - mean) / std
+        self.same_normalisation = torch.allclose(scale, torch.ones_like(scale)) and bool((shift.abs() < 1e-6).all())
+        self.register_buffer("scale", scale.float().view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.float().view(3, 1, 1), persistent=False)
+
+    @property
+    def size_divisibility(self) -> int:
+        return max(self._out_feature_strides.values())
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) normalised images to {level: (B, C, ceil(H / stride), ceil(W / stride))}."""
+        height, width = images.shape[-2:]
+        if self.flip_channels:
+            images = images.flip(1)
+        if not self.same_normalisation:
+            images = images * self.scale + self.shift
+        images = F.pad(images, (0, -width % self.size_divisibility, 0, -height % self.size_divisibility))
+        pyramid = {}
+        for (level, stride), feature in zip(self._out_feature_strides.items(), self.network(images), strict=True):
+            if self.channels_are_last:
+                feature = feature.permute(0, 3, 1, 2).contiguous()
+            pyramid[level] = feature[..., : math.ceil(height / stride), : math.ceil(width / stride)]
+        return pyramid
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
+    """The network that `MODEL.TIMM.NAME` names, as a bottom-up or as a backbone of its own."""
+    return TimmBackbone(cfg, input_shape)
+
+
+def _create(name: str, pretrained: bool = False, **options) -> nn.Module:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), cutoff=0.5)
+        raise NeckConfigError(f"MODEL.TIMM.NAME: timm has no model {name!r}. Near matches: {', '.join(near) or 'none'}")
+    if timm.get_pretrained_cfg(name).fixed_input_size:
+        options["strict_img_size"] = False
+    try:
+        # An argument that the network does not know raises TypeError even without weights.
+        network = timm.create_model(name, features_only=True, **options)
+    except (TypeError, RuntimeError, ValueError, AttributeError) as error:
+        raise NeckConfigError(
+            f"MODEL.TIMM.NAME: {name} gives no feature pyramid for images of any size ({error})"
+        ) from error
+    if not pretrained:
+        return network
+    try:
+        return timm.create_model(name, features_only=True, pretrained=True, **options)
+    except Exception as error:  # the clients of the hubs raise errors of many unrelated classes
+        raise NeckConfigError(
+            f"MODEL.TIMM.NAME: the pretrained weights of {name} could not be loaded ({_first_line(error)}). Connect to "
+            "the internet once so that timm can cache them, or set MODEL.TIMM.PRETRAINED False and, if you have a "
+            "checkpoint, MODEL.WEIGHTS"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _levels(network: nn.Module) -> dict[str, int]:
+    """{"res2": index of the output with stride 4, …}, finest first; where strides repeat, the last output."""
+    return {f"res{s.bit_length() - 1}": i for i, s in enumerate(network.feature_info.reduction()) if s.bit_count() == 1}
+
+
+def _freeze(network: nn.Module, name: str, freeze_at: int) -> None:
+    """Stop training all that `TimmBackbone` says `freeze_at` covers. timm registers layers in the order they run."""
+    stages = dict(zip(network.feature_info.reduction(), network.feature_info.module_name(), strict=True))
+    stage = stages.get(2 ** max(freeze_at, 2), "")
+    # timm flattens "stages.0" to "stages_0" in some of its feature networks.
+    prefixes = (f"{stage}.", f"{stage.replace('.', '_')}.")
+    names = [module for module, _ in network.named_modules() if module]
+    inside = [i for i, module in enumerate(names) if f"{module}.".startswith(prefixes)]
+    if not stage or not inside:
+        raise NeckConfigError(
+            f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but {name} has no separate stage for it; use 0"
+        )
+    for module in names[: inside[0] if freeze_at == 1 else inside[-1] + 1]:
+        layer = network.get_submodule(module)
+        if next(layer.children(), None) is None:
+            parent, _, child = module.rpartition(".")
+            setattr(network.get_submodule(parent), child, freeze_batch_norm_2d(layer))
+        for parameter in layer.parameters(recurse=False):
+            parameter.requires_grad = False
