@@ -1,0 +1,19 @@
+"""Training and evaluation: optimizer, schedule, the training step, safe checkpoints, and the `Trainer` around them."""
+
+from .checkpoint import SparseRCNNCheckpointer
+from .optimizer import build_optimizer
+from .schedule import build_lr_scheduler
+from .setup import check_config, choose_device, merge_config
+from .step import TrainStep
+from .trainer import Trainer
+
+__all__ = [
+    "SparseRCNNCheckpointer",
+    "TrainStep",
+    "Trainer",
+    "build_lr_scheduler",
+    "build_optimizer",
+    "check_config",
+    "choose_device",
+    "merge_config",
+]

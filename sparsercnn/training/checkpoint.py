@@ -1,0 +1,140 @@
+"""Checkpoints that are written whole or not at all, read without running code, and refused when they do not fit."""
+
+import codecs
+import collections
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+from ..errors import InputError
+
+NAMES_SHOWN = 10
+CLASS_LAYER = "class_logits"
+PIXEL_STATISTICS = ("pixel_mean", "pixel_std")
+
+NUMPY_GLOBALS = [np.ndarray, np.dtype, *{type(np.dtype(t)) for t in (np.float16, np.float32, np.float64, np.int64)}]
+NUMPY_FUNCTIONS = {"_reconstruct", "scalar"}
+torch.serialization.add_safe_globals(
+    [*NUMPY_GLOBALS, np.core.multiarray.scalar if np.__version__ < "2" else np._core.multiarray.scalar]
+)
+
+
+class SparseRCNNCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer, for files that may come from strangers and for runs that may be killed.
+
+    * A file holding anything but tensors, arrays and plain values is refused before any of its code could run.
+    * A checkpoint appears under its name only when it is complete; so does the `last_checkpoint` tag.
+    * Loading a checkpoint of another architecture is an `InputError` that lists what does not fit. Class layers of
+      another size keep their initialisation, with detectron2's warning, so that a model fine-tunes on other classes.
+      A backbone alone (an ImageNet model) may have layers that this backbone lacks and the other way round, up to a
+      quarter of them.
+    """
+
+    def save(self, name: str, **kwargs) -> None:
+        if not self.save_dir or not self.save_to_disk:
+            return
+        state = {key: item.state_dict() for key, item in self.checkpointables.items()}
+        target = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {target}")
+        _write_whole(target, lambda file: torch.save({"model": self.model.state_dict(), **state, **kwargs}, file))
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        tag = os.path.join(self.save_dir, "last_checkpoint")
+        _write_whole(tag, lambda file: file.write(last_filename_basename.encode()))
+
+    def _load_file(self, filename: str) -> dict:
+        check_holds_data_only(filename)
+        self.source = filename
+        return super()._load_file(filename)
+
+    def _load_model(self, checkpoint: dict):
+        names = set(checkpoint["model"])
+        incompatible = super()._load_model(checkpoint)
+        misfits = describe_misfits(incompatible)
+        if _is_detector(names):
+            if misfits:
+                raise _misfit_error(self.source, misfits)
+        elif incompatible.incorrect_shapes or _over_a_quarter_differs(self.model, names, incompatible):
+            raise _misfit_error(self.source, [m for m in misfits if not m.startswith(("head.", "init_proposal"))])
+        return incompatible
+
+
+def _write_whole(path: str, write) -> None:
+    """A process killed while writing leaves a stray `.partial` file and the previous `path` untouched."""
+    partial = f"{path}.partial"
+    with open(partial, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def check_holds_data_only(filename: str) -> None:
+    """Read a `.pth` or `.pkl` file without running code it may carry.
+
+    Raises:
+        InputError: the file is damaged, or holds objects other than tensors, arrays and plain values.
+    """
+    try:
+        if filename.endswith(".pkl"):
+            with open(filename, "rb") as file:
+                _ArrayUnpickler(file, encoding="latin1").load()
+        else:
+            torch.load(filename, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(filename))
+    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, ValueError, AttributeError, IndexError) as error:
+        if "Unsupported" in str(error) or "Weights only load failed" in str(error) and "GLOBAL" in str(error):
+            raise InputError(
+                f"{filename} holds Python objects besides tensors; loading it could run any code, so it is refused. "
+                "Save its state dict alone and load that"
+            ) from error
+        raise InputError(f"{filename} is damaged or not a checkpoint ({str(error).splitlines()[0]})") from error
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Makes NumPy arrays and plain containers, nothing else."""
+
+    def find_class(self, module: str, name: str):
+        if module == "collections" and name == "OrderedDict":
+            return collections.OrderedDict
+        if module == "_codecs" and name == "encode":
+            return codecs.encode
+        if module == "numpy" or module.endswith("core.multiarray") and name in NUMPY_FUNCTIONS:
+            if name in ("ndarray", "dtype") or name in NUMPY_FUNCTIONS:
+                return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"Unsupported object {module}.{name}")
+
+
+def _is_detector(names: set[str]) -> bool:
+    return any(name.removeprefix("module.").startswith("head.head_series.") for name in names)
+
+
+def describe_misfits(incompatible) -> list[str]:
+    """One text for each tensor without a counterpart or of another shape, class layers aside."""
+    wrong = [
+        f"{name}: shape {shape} in the file, {expected} in the model"
+        for name, shape, expected in incompatible.incorrect_shapes
+    ]
+    shaped = {name for name, *_ in incompatible.incorrect_shapes}
+    wrong += [f"{name}: not in the file" for name in incompatible.missing_keys if name not in shaped]
+    wrong += [f"{name}: not in the model" for name in incompatible.unexpected_keys]
+    return [text for text in wrong if CLASS_LAYER not in text and not text.startswith(PIXEL_STATISTICS)]
+
+
+def _over_a_quarter_differs(model: torch.nn.Module, names: set[str], incompatible) -> bool:
+    expected = [name for name in model.state_dict() if name.startswith("backbone.bottom_up.")]
+    expected = expected or [name for name in model.state_dict() if name.startswith("backbone.")]
+    missing = set(incompatible.missing_keys) & set(expected)
+    return len(missing) > len(expected) / 4 or len(incompatible.unexpected_keys) > len(names) / 4
+
+
+def _misfit_error(filename: str, misfits: list[str]) -> InputError:
+    shown = [f"    {text}" for text in misfits[:NAMES_SHOWN]]
+    if len(misfits) > NAMES_SHOWN:
+        shown.append(f"    … and {len(misfits) - NAMES_SHOWN} more")
+    head = f"{filename} is a checkpoint of another architecture than this config builds; what does not fit:"
+    return InputError("\n".join([head, *shown]))

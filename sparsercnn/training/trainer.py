@@ -1,0 +1,155 @@
+"""`Trainer`: detectron2's default trainer with the parts that Sparse R-CNN replaces."""
+
+import copy
+import json
+import logging
+import math
+import os
+import resource
+import weakref
+from collections import OrderedDict
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, build_detection_train_loader
+from detectron2.engine import DefaultTrainer
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data import SparseRCNNDatasetMapper
+from ..errors import InputError
+from ..inference import prepare_for_inference
+from ..tta import SparseRCNNWithTTA
+from .checkpoint import SparseRCNNCheckpointer
+from .interrupt import StopAtInterrupt
+from .optimizer import build_optimizer
+from .schedule import build_lr_scheduler
+from .step import TrainStep
+
+PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates what `cfg` describes, as detectron2's `DefaultTrainer` does, on the CPU too.
+
+    Differences: the optimizer, schedule, step and checkpointer of this package; an interrupt (Ctrl-C) finishes the
+    iteration and saves a checkpoint; evaluation runs on a prepared copy of the model.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # Not DefaultTrainer's: it can neither distribute a model on CPUs nor take another step or checkpointer.
+        super(DefaultTrainer, self).__init__()
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
+        loader = self.build_train_loader(cfg)
+        self._trainer = TrainStep(model, loader, optimizer, cfg.SOLVER.ACCUMULATE, amp_precision(cfg))
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = SparseRCNNCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks([*self.build_hooks(), StopAtInterrupt()])
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        return build_detection_train_loader(cfg, mapper=SparseRCNNDatasetMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        """The evaluator for the data set's `evaluator_type`, writing to OUTPUT_DIR/inference/NAME unless told otherwise.
+
+        Raises:
+            InputError: no evaluator for this type.
+        """
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        if kind == "pascal_voc":
+            return PascalVOCDetectionEvaluator(dataset_name)
+        if kind == "coco":
+            folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+            return COCOEvaluator(dataset_name, output_dir=folder)
+        raise InputError(f"data set {dataset_name} has evaluator_type {kind!r}; only coco and pascal_voc are evaluated")
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> OrderedDict:
+        """Evaluate a copy of `model`, prepared for inference, on `DATASETS.TEST`, then again with `TEST.AUG` if enabled.
+
+        Results with test-time augmentation have the suffix `_TTA`. Each data set's metrics are also written to
+        OUTPUT_DIR/inference/NAME/metrics.json.
+        """
+        module = model.module if isinstance(model, DistributedDataParallel) else model
+        prepared = prepare_for_inference(copy.deepcopy(module).eval())
+        results = super().test(cfg, prepared, evaluators)
+        if cfg.TEST.AUG.ENABLED:
+            logging.getLogger(__name__).info("Running inference with test-time augmentation ...")
+            folders = [os.path.join(cfg.OUTPUT_DIR, "inference_TTA", name) for name in cfg.DATASETS.TEST]
+            with_tta = [cls.build_evaluator(cfg, *pair) for pair in zip(cfg.DATASETS.TEST, folders)]
+            augmented = super().test(cfg, SparseRCNNWithTTA(cfg, prepared), with_tta)
+            results.update({f"{key}_TTA": value for key, value in augmented.items()})
+        if comm.is_main_process():
+            write_metrics(cfg, results)
+        return results
+
+    def build_writers(self) -> list[EventWriter]:
+        folder = self.cfg.OUTPUT_DIR
+        os.makedirs(folder, exist_ok=True)
+        json_writer = JSONWriter(os.path.join(folder, "metrics.json"))
+        return [MetricPrinter(self.max_iter), json_writer, TensorboardXWriter(folder)]
+
+
+def amp_precision(cfg: CfgNode) -> torch.dtype | None:
+    """The dtype of `SOLVER.AMP`, None when it is not enabled.
+
+    Raises:
+        InputError: `SOLVER.AMP.PRECISION` is unknown.
+    """
+    name = cfg.SOLVER.AMP.PRECISION
+    if name not in PRECISIONS:
+        raise InputError(f"SOLVER.AMP.PRECISION is {name!r}; choose one of {', '.join(PRECISIONS)}")
+    return PRECISIONS[name] if cfg.SOLVER.AMP.ENABLED else None
+
+
+def write_metrics(cfg: CfgNode, results: dict) -> None:
+    """Write {task: {metric: value}} of each data set as JSON; a metric without value (no such objects) is null."""
+    by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
+    for name, tasks in by_dataset.items():
+        plain = {
+            task: {metric: None if math.isnan(value) else float(value) for metric, value in metrics.items()}
+            for task, metrics in tasks.items()
+        }
+        path = os.path.join(cfg.OUTPUT_DIR, "inference", name, "metrics.json")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as file:
+            json.dump(plain, file, indent=2)
+
+
+class MetricPrinter(CommonMetricPrinter):
+    """detectron2's progress line, with the peak memory of the process where there is no GPU memory to tell."""
+
+    def __init__(self, max_iter: int):
+        super().__init__(max_iter)
+        if not torch.cuda.is_available():
+            self.logger = _WithPeakMemory(self.logger)
+
+
+class _WithPeakMemory(logging.LoggerAdapter):
+    def process(self, msg: str, kwargs: dict) -> tuple[str, dict]:
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return f"{msg}  max_mem: {peak_kib / 1024:.0f}M", kwargs

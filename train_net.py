@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Train, resume and evaluate Sparse R-CNN.
+
+    python train_net.py --config-file configs/quickstart.yaml
+    python train_net.py --config-file configs/quickstart.yaml --eval-only MODEL.WEIGHTS output/quickstart/model_final.pth
+    python train_net.py --config-file configs/quickstart.yaml --num-gpus 2 SOLVER.BASE_LR 0.0001
+
+`--num-gpus` counts processes: on a machine without GPUs they share the CPU. `torchrun` works too.
+"""
+
+import argparse
+import sys
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from necks import NeckConfigError, add_neck_config
+from sparsercnn import add_sparsercnn_config
+from sparsercnn.errors import InputError
+from sparsercnn.training import SparseRCNNCheckpointer, Trainer, check_config, choose_device, merge_config
+from sparsercnn.training.launch import launch
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The checked config of this run."""
+    cfg = get_cfg()
+    add_sparsercnn_config(cfg)
+    add_neck_config(cfg)
+    merge_config(cfg, args.config_file, args.opts)
+    choose_device(cfg)
+    check_config(cfg, resume=args.resume)
+    cfg.freeze()
+    return cfg
+
+
+def run(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Train or evaluate, in each process."""
+    default_setup(cfg, args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        SparseRCNNCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = default_argument_parser(__doc__).parse_args(argv)
+    mistakes = (InputError, NeckConfigError)
+    try:
+        cfg = setup(args)
+        launch(run, args, (args, cfg), mistakes)
+    except mistakes as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"\nStopped. Continue with the same command and --resume (checkpoints: {cfg.OUTPUT_DIR}).", file=sys.stderr
+        )
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
