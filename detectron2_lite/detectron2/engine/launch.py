@@ -29,7 +29,8 @@ def launch(
 ) -> None:
     """Run `main_func(*args)` in `num_gpus_per_machine` new processes on each of `num_machines` machines.
 
-    If that is one process in all, it is this one. It has to be called once on every machine. Without CUDA the processes communicate through GLOO, else through NCCL.
+    If that is one process in all, it is this one. Call it once on every machine. Without CUDA the processes communicate
+    through GLOO, else through NCCL.
 
     Args:
         main_func: must be importable by the spawned processes (a module-level function).
@@ -41,7 +42,7 @@ def launch(
         timeout: of the collective operations.
     """
     world_size = num_machines * num_gpus_per_machine
-    if world_size == 1:
+    if world_size <= 1:
         main_func(*args)
         return
 
