@@ -1,0 +1,54 @@
+"""Layers that detectron2 models are built from."""
+
+from .aspp import ASPP
+from .batch_norm import CycleBatchNormList, FrozenBatchNorm2d, LayerNorm, NaiveSyncBatchNorm, get_norm
+from .blocks import CNNBlockBase, DepthwiseSeparableConv2d
+from .deform_conv import DeformConv, ModulatedDeformConv
+from .losses import ciou_loss, diou_loss
+from .nms import batched_nms, nms
+from .roi_align import ROIAlign, roi_align
+from .shape_spec import ShapeSpec
+from .wrappers import (
+    BatchNorm2d,
+    Conv2d,
+    ConvTranspose2d,
+    Linear,
+    cat,
+    cross_entropy,
+    empty_input_loss_func_wrapper,
+    interpolate,
+    move_device_like,
+    nonzero_tuple,
+    shapes_to_tensor,
+)
+
+__all__ = [
+    "ASPP",
+    "BatchNorm2d",
+    "CNNBlockBase",
+    "Conv2d",
+    "ConvTranspose2d",
+    "CycleBatchNormList",
+    "DeformConv",
+    "DepthwiseSeparableConv2d",
+    "FrozenBatchNorm2d",
+    "LayerNorm",
+    "Linear",
+    "ModulatedDeformConv",
+    "NaiveSyncBatchNorm",
+    "ROIAlign",
+    "ShapeSpec",
+    "batched_nms",
+    "cat",
+    "ciou_loss",
+    "cross_entropy",
+    "diou_loss",
+    "empty_input_loss_func_wrapper",
+    "get_norm",
+    "interpolate",
+    "move_device_like",
+    "nms",
+    "nonzero_tuple",
+    "roi_align",
+    "shapes_to_tensor",
+]
