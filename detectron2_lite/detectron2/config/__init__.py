@@ -1,0 +1,5 @@
+"""Configuration: detectron2's default keys, YAML files with `_BASE_`, and objects built from a config."""
+
+from .config import CfgNode, configurable, get_cfg, global_cfg, set_global_cfg
+
+__all__ = ["CfgNode", "configurable", "get_cfg", "global_cfg", "set_global_cfg"]

@@ -1,0 +1,1 @@
+"""Logging, events, distributed helpers and drawing. Import the submodule that you need."""
