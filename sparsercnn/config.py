@@ -1,0 +1,79 @@
+"""Every config key that Sparse R-CNN adds to detectron2's, its default and its meaning."""
+
+from detectron2.config import CfgNode
+
+
+def add_sparsercnn_config(cfg: CfgNode) -> None:
+    """Add the keys of Sparse R-CNN to `cfg`, in place. Names and defaults are those of the published configs."""
+    cfg.MODEL.SparseRCNN = _head_and_loss()
+    cfg.MODEL.ROI_ROUTING = _roi_routing()
+
+    # The levels that boxes read, and RoIAlign as published: detectron2's own defaults are those of its C4 models.
+    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE = "ROIAlignV2"
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7
+    cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO = 2
+
+    # Train on convolutions in the channels-last memory layout, which CPUs and tensor cores prefer.
+    cfg.MODEL.CHANNELS_LAST = True
+    # Apply frozen batch norms to the convolution weights, not the activations: the same numbers, less memory traffic.
+    cfg.MODEL.FOLD_FROZEN_BN = True
+
+    # "ADAMW" or "SGD".
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # Learning rate of the backbone relative to SOLVER.BASE_LR.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images.
+    cfg.SOLVER.ACCUMULATE = 1
+    # Of SOLVER.AMP: "float16" or "bfloat16".
+    cfg.SOLVER.AMP.PRECISION = "float16"
+
+
+def _head_and_loss() -> CfgNode:
+    node = CfgNode()
+    node.NUM_CLASSES = 80
+    node.NUM_PROPOSALS = 300
+
+    # Width of object features, attention heads, width of the feed-forward layer.
+    node.HIDDEN_DIM = 256
+    node.NHEADS = 8
+    node.DIM_FEEDFORWARD = 2048
+    node.DROPOUT = 0.0
+    # "relu" or "gelu", in the feed-forward layer.
+    node.ACTIVATION = "relu"
+    # Linear layers before the class logits and before the box deltas.
+    node.NUM_CLS = 1
+    node.NUM_REG = 3
+    # Refinement stages.
+    node.NUM_HEADS = 6
+    # Matrices generated from each object feature (always 2, as published), and their inner width.
+    node.NUM_DYNAMIC = 2
+    node.DIM_DYNAMIC = 64
+
+    # Weights of the set loss and of the matching cost.
+    node.CLASS_WEIGHT = 2.0
+    node.GIOU_WEIGHT = 2.0
+    node.L1_WEIGHT = 5.0
+    # Supervise every stage, not only the last.
+    node.DEEP_SUPERVISION = True
+    # Focal loss on K sigmoids, or (False) cross entropy on K + 1 classes with this weight for "no object".
+    node.USE_FOCAL = True
+    node.NO_OBJECT_WEIGHT = 0.1
+    node.ALPHA = 0.25
+    node.GAMMA = 2.0
+    # Score that every class starts with.
+    node.PRIOR_PROB = 0.01
+    return node
+
+
+def _roi_routing() -> CfgNode:
+    node = CfgNode()
+    # "level": each box reads one level, k = k0 + log2(sqrt(w h) / 224) (FPN); "adaptive": all levels, a linear layer
+    # each, element-wise maximum (PANet); "soft": all levels, summed with learned spatial weights (AugFPN).
+    node.MODE = "level"
+    # k0, and the box size in pixels that reads level k0.
+    node.CANONICAL_LEVEL = 4
+    node.CANONICAL_BOX_SIZE = 224
+    # "fused" pools all levels in one lookup; "ROIPooler" is detectron2's, the baseline. The results are the same.
+    node.POOLER = "fused"
+    return node

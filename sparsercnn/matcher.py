@@ -1,0 +1,135 @@
+"""One-to-one assignment of proposals to objects.
+
+Sun et al., Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, CVPR 2021, section 3.3;
+Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, section 3.1.
+"""
+
+import torch
+from detectron2.config import configurable
+from detectron2.structures import Instances
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+Assignment = list[list[tuple[Tensor, Tensor]]]
+
+
+class HungarianMatcher(nn.Module):
+    """Matches each object to the proposal that minimises class cost + L1 + GIoU, at every stage on its own.
+
+    Costs are computed only between proposals and objects of the same image, for all stages and images at once,
+    and reach the host in one transfer.
+
+    Args:
+        class_weight, l1_weight, giou_weight: weights of the three costs.
+        use_focal: logits are K sigmoids (focal cost) rather than a softmax over K + 1 classes.
+        alpha, gamma: of the focal cost.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        class_weight: float = 2.0,
+        l1_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        use_focal: bool = True,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+    ):
+        super().__init__()
+        self.class_weight = class_weight
+        self.l1_weight = l1_weight
+        self.giou_weight = giou_weight
+        self.use_focal = use_focal
+        self.alpha = alpha
+        self.gamma = gamma
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        node = cfg.MODEL.SparseRCNN
+        return {
+            "class_weight": node.CLASS_WEIGHT,
+            "l1_weight": node.L1_WEIGHT,
+            "giou_weight": node.GIOU_WEIGHT,
+            "use_focal": node.USE_FOCAL,
+            "alpha": node.ALPHA,
+            "gamma": node.GAMMA,
+        }
+
+    @torch.no_grad()
+    def forward(self, logits: Tensor, boxes: Tensor, targets: list[Instances]) -> Assignment:
+        """
+        Args:
+            logits: (S, B, N, K), or K + 1 for the softmax variant.
+            boxes: (S, B, N, 4) absolute xyxy.
+            targets: B `Instances` with `gt_boxes` and `gt_classes`.
+
+        Returns:
+            For each stage, for each image, (proposal_index, target_index): int64 on the CPU, both of length
+            min(N, number of objects), proposals ascending.
+
+        Raises:
+            FloatingPointError: the predictions hold NaN or infinity, so that no assignment exists.
+        """
+        counts = [len(t) for t in targets]
+        if max(counts) == 0:
+            none = torch.empty(0, dtype=torch.int64)
+            return [[(none, none) for _ in targets] for _ in logits]
+        costs = self.costs(logits, boxes, targets).float().cpu().numpy()
+        return [[_assign(costs[s, b, :, :m]) for b, m in enumerate(counts)] for s in range(len(costs))]
+
+    def costs(self, logits: Tensor, boxes: Tensor, targets: list[Instances]) -> Tensor:
+        """Cost of every (proposal, object) pair of an image: (S, B, N, M), M the largest object count, padded."""
+        gt_boxes = _pad([t.gt_boxes.tensor for t in targets]).to(boxes)
+        gt_classes = _pad([t.gt_classes for t in targets]).to(boxes.device)
+        image_size = boxes.new_tensor([t.image_size[::-1] * 2 for t in targets])[:, None]  # (B, 1, 4) whwh
+        boxes = boxes.float()
+        l1 = torch.cdist((boxes / image_size).flatten(0, 1), (gt_boxes / image_size).repeat(len(boxes), 1, 1), p=1)
+        return (
+            self.class_weight * self._class_cost(logits.float(), gt_classes)
+            + self.l1_weight * l1.unflatten(0, boxes.shape[:2])
+            - self.giou_weight * pairwise_giou(boxes, gt_boxes)
+        )
+
+    def _class_cost(self, logits: Tensor, classes: Tensor) -> Tensor:
+        index = classes[None, :, None].expand(*logits.shape[:3], -1)
+        if not self.use_focal:
+            return -logits.softmax(-1).gather(-1, index)
+        p = logits.gather(-1, index).sigmoid()
+        positive = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
+        negative = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
+        return positive - negative
+
+
+def pairwise_giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Generalised IoU of all pairs within a batch. Rezatofighi et al., CVPR 2019.
+
+    Args:
+        boxes1: (..., N, 4) xyxy.
+        boxes2: (..., M, 4) xyxy; leading dimensions broadcast.
+
+    Returns:
+        (..., N, M) in [-1, 1]; a pair of boxes that are both empty and in the same place gets 0.
+    """
+    boxes1, boxes2 = boxes1[..., :, None, :], boxes2[..., None, :, :]
+    inner = torch.min(boxes1[..., 2:], boxes2[..., 2:]) - torch.max(boxes1[..., :2], boxes2[..., :2])
+    outer = torch.max(boxes1[..., 2:], boxes2[..., 2:]) - torch.min(boxes1[..., :2], boxes2[..., :2])
+    intersection = inner.clamp(min=0).prod(-1)
+    union = (boxes1[..., 2:] - boxes1[..., :2]).prod(-1) + (boxes2[..., 2:] - boxes2[..., :2]).prod(-1) - intersection
+    hull = outer.prod(-1)
+    eps = torch.finfo(hull.dtype).tiny
+    return intersection / union.clamp(min=eps) - (hull - union) / hull.clamp(min=eps)
+
+
+def _pad(tensors: list[Tensor]) -> Tensor:
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+
+
+def _assign(cost) -> tuple[Tensor, Tensor]:
+    try:
+        proposals, objects = linear_sum_assignment(cost)
+    except ValueError as error:
+        raise FloatingPointError(
+            "Predictions became infinite or NaN. Lower SOLVER.BASE_LR, lengthen the warm-up, or train without fp16."
+        ) from error
+    return torch.from_numpy(proposals), torch.from_numpy(objects)

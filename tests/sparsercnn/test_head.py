@@ -1,0 +1,151 @@
+"""The head, matching and losses against reference cases, and properties they must have."""
+
+import math
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from torch.testing import assert_close
+
+from sparsercnn import DynamicHead, HungarianMatcher, SetCriterion
+from sparsercnn.errors import InputError
+
+from .golden import HEAD_CASES, below, head_and_inputs, head_config, load
+
+POOLERS = ["fused", "ROIPooler"]
+
+
+def close(actual, expected):
+    """1e-4 relative to the size of the expected tensor."""
+    assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max().clamp(min=1e-3)))
+
+
+@pytest.mark.parametrize("pooler", POOLERS)
+@pytest.mark.parametrize("name", HEAD_CASES)
+def test_logits_and_boxes_of_every_stage(name, pooler):
+    case, _, head, inputs, _ = head_and_inputs(name, pooler)
+    logits, boxes = head(*inputs)
+    close(logits, case["output/logits"])
+    close(boxes, case["output/boxes"])
+
+
+@pytest.mark.parametrize("name", HEAD_CASES)
+def test_matched_pairs(name):
+    case, cfg, _, _, targets = head_and_inputs(name)
+    assignment = HungarianMatcher(cfg)(case["output/logits"], case["output/boxes"], targets)
+    for stage, images in enumerate(assignment):
+        for image, pairs in enumerate(images):
+            assert torch.equal(torch.stack(pairs), case[f"match/{stage}/{image}"])
+
+
+@pytest.mark.parametrize("pooler", POOLERS)
+@pytest.mark.parametrize("name", HEAD_CASES)
+def test_losses_and_gradients(name, pooler):
+    case, cfg, head, inputs, targets = head_and_inputs(name, pooler)
+    losses = SetCriterion(cfg)(*head(*inputs), targets)
+    weights = {"loss_ce": 2.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+    expected = below(case, "loss_unweighted")
+    assert losses.keys() == expected.keys()
+    for loss_name, value in expected.items():
+        kind = "_".join(loss_name.split("_")[:2])
+        close(losses[loss_name], weights[kind] * value)
+    total = sum(losses.values())
+    close(total, case["loss_total"])
+    total.backward()
+
+    features, _, proposal_features = inputs
+    gradients = {name: p.grad for name, p in head.named_parameters()}
+    gradients |= {f"p{k}": f.grad for k, f in zip(range(2, 6), features, strict=True)}
+    gradients["proposal_features"] = proposal_features.grad
+    for parameter, expected_gradient in below(case, "grad").items():
+        close(gradients[parameter], expected_gradient)
+    for parameter, norm in below(case, "gradnorm").items():
+        close(gradients[parameter].norm(), norm)
+    for level, norm in below(case, "gradnorm_feature").items():
+        close(gradients[level].norm(), norm)
+
+
+@pytest.mark.parametrize("num_classes", [64, 256, 2048])
+def test_only_the_class_bias_gets_the_prior(num_classes):
+    """A class count that equals another layer's width must not change how that layer starts."""
+    cfg = head_config(load("head_focal"), use_focal=True)
+    node = cfg.MODEL.SparseRCNN
+    node.HIDDEN_DIM, node.DIM_FEEDFORWARD, node.DIM_DYNAMIC, node.NUM_CLASSES = 256, 2048, 64, num_classes
+    node.NUM_HEADS = 1
+    shapes = {f"p{k}": ShapeSpec(channels=256, stride=2**k) for k in range(2, 6)}
+    stage = DynamicHead(cfg, shapes).head_series[0]
+    assert_close(stage.class_logits.bias.sigmoid(), torch.full((num_classes,), 0.01))
+    prior = -math.log(0.99 / 0.01)
+    for name, parameter in stage.named_parameters():
+        if name != "class_logits.bias":
+            assert not torch.isclose(parameter, torch.tensor(prior)).any(), name
+            assert parameter.abs().max() < 2, name
+
+
+def test_head_without_towers():
+    case = load("head_focal")
+    cfg = head_config(case, use_focal=True)
+    cfg.MODEL.SparseRCNN.NUM_CLS = cfg.MODEL.SparseRCNN.NUM_REG = 0
+    shapes = {f"p{k}": ShapeSpec(channels=16, stride=2**k) for k in range(2, 6)}
+    head = DynamicHead(cfg, shapes)
+    features = [case[f"input/p{k}"].float() for k in range(2, 6)]
+    logits, boxes = head(features, case["input/boxes"], case["input/proposal_features"])
+    assert logits.shape == (3, 2, 12, 5) and boxes.shape == (3, 2, 12, 4)
+    assert not any("module" in name for name in head.state_dict())
+
+
+def test_more_objects_than_proposals():
+    case, cfg, _, _, targets = head_and_inputs("head_focal")
+    logits, boxes = case["output/logits"][:, :, :3], case["output/boxes"][:, :, :3]
+    for images in HungarianMatcher(cfg)(logits, boxes, targets):
+        for proposals, objects in images:
+            assert proposals.tolist() == [0, 1, 2] and len(set(objects.tolist())) == 3
+    losses = SetCriterion(cfg)(logits, boxes, targets)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_padding_of_the_batch_does_not_change_the_pairs():
+    """Images with different numbers of objects are matched together as they are alone."""
+    case, cfg, _, _, targets = head_and_inputs("head_focal")
+    matcher = HungarianMatcher(cfg)
+    targets[1] = targets[1][:2]
+    together = matcher(case["output/logits"], case["output/boxes"], targets)
+    for image in range(2):
+        alone = matcher(case["output/logits"][:, [image]], case["output/boxes"][:, [image]], [targets[image]])
+        for stage in range(3):
+            assert torch.equal(torch.stack(together[stage][image]), torch.stack(alone[stage][0]))
+
+
+def test_only_the_last_stage_without_deep_supervision():
+    case, cfg, _, _, targets = head_and_inputs("head_focal")
+    cfg.MODEL.SparseRCNN.DEEP_SUPERVISION = False
+    losses = SetCriterion(cfg)(case["output/logits"], case["output/boxes"], targets)
+    assert losses.keys() == {"loss_ce", "loss_bbox", "loss_giou"}
+    close(losses["loss_giou"] / 2, case["loss_unweighted/loss_giou"])
+
+
+def test_diverged_predictions_are_named():
+    case, cfg, _, _, targets = head_and_inputs("head_focal")
+    with pytest.raises(FloatingPointError, match="SOLVER.BASE_LR"):
+        HungarianMatcher(cfg)(case["output/logits"] * float("nan"), case["output/boxes"], targets)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.ROI_ROUTING.MODE", "nearest", "level, adaptive, soft"),
+        ("MODEL.ROI_ROUTING.POOLER", "triton", "fused, ROIPooler"),
+        ("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p4"], "IN_FEATURES"),
+        ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool", "POOLER_TYPE"),
+        ("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 0, "POOLER_SAMPLING_RATIO"),
+        ("MODEL.SparseRCNN.NUM_DYNAMIC", 3, "NUM_DYNAMIC"),
+        ("MODEL.SparseRCNN.ACTIVATION", "swish", "ACTIVATION"),
+        ("MODEL.SparseRCNN.NHEADS", 5, "NHEADS"),
+    ],
+)
+def test_bad_configuration_is_named(key, value, message):
+    cfg = head_config(load("head_focal"), use_focal=True)
+    cfg.merge_from_list([key, value])
+    shapes = {f"p{k}": ShapeSpec(channels=16, stride=2**k) for k in range(2, 6)}
+    with pytest.raises(InputError, match=message):
+        DynamicHead(cfg, shapes)
