@@ -2,7 +2,8 @@
 """Train, resume and evaluate Sparse R-CNN.
 
     python train_net.py --config-file configs/quickstart.yaml
-    python train_net.py --config-file configs/quickstart.yaml --eval-only MODEL.WEIGHTS output/quickstart/model_final.pth
+    python train_net.py --config-file configs/quickstart.yaml --resume
+    python train_net.py --config-file configs/quickstart.yaml --eval-only MODEL.WEIGHTS model_final.pth
     python train_net.py --config-file configs/quickstart.yaml --num-gpus 2 SOLVER.BASE_LR 0.0001
 
 `--num-gpus` counts processes: on a machine without GPUs they share the CPU. `torchrun` works too.

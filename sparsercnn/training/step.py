@@ -49,7 +49,7 @@ class TrainStep(SimpleTrainer):
 
         self.optimizer.zero_grad()
         losses: dict[str, Tensor] = {}
-        for i, (batch, share) in enumerate(zip(batches, self._shares(batches))):
+        for i, (batch, share) in enumerate(zip(batches, self._shares(batches), strict=True)):
             with self._gradients_stay_local(i + 1 < self.accumulate):
                 for name, loss in self._forward_backward(batch, share).items():
                     losses[name] = losses.get(name, 0.0) + loss
@@ -91,3 +91,11 @@ class TrainStep(SimpleTrainer):
         # A checkpoint of a run in another precision has no scale to continue with.
         if self.grad_scaler.is_enabled() and state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        self._match_memory_layout()
+
+    def _match_memory_layout(self) -> None:
+        """Fused optimizers go through memory in order, so momenta saved in another layout would mix up silently."""
+        for parameter, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter).copy_(value)

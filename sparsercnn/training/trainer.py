@@ -74,7 +74,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        """The evaluator for the data set's `evaluator_type`, writing to OUTPUT_DIR/inference/NAME unless told otherwise.
+        """The evaluator for the data set's `evaluator_type`.
+
+        Args:
+            output_folder: for the predictions, OUTPUT_DIR/inference/NAME if None.
 
         Raises:
             InputError: no evaluator for this type.
@@ -89,18 +92,18 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> OrderedDict:
-        """Evaluate a copy of `model`, prepared for inference, on `DATASETS.TEST`, then again with `TEST.AUG` if enabled.
+        """Evaluate a copy of `model`, prepared for inference, on `DATASETS.TEST`.
 
-        Results with test-time augmentation have the suffix `_TTA`. Each data set's metrics are also written to
-        OUTPUT_DIR/inference/NAME/metrics.json.
+        With `TEST.AUG` enabled it is evaluated again with test-time augmentation; these results have the suffix `_TTA`.
+        Each data set's metrics are also written to OUTPUT_DIR/inference/NAME/metrics.json.
         """
         module = model.module if isinstance(model, DistributedDataParallel) else model
         prepared = prepare_for_inference(copy.deepcopy(module).eval())
         results = super().test(cfg, prepared, evaluators)
         if cfg.TEST.AUG.ENABLED:
             logging.getLogger(__name__).info("Running inference with test-time augmentation ...")
-            folders = [os.path.join(cfg.OUTPUT_DIR, "inference_TTA", name) for name in cfg.DATASETS.TEST]
-            with_tta = [cls.build_evaluator(cfg, *pair) for pair in zip(cfg.DATASETS.TEST, folders)]
+            folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+            with_tta = [cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST]
             augmented = super().test(cfg, SparseRCNNWithTTA(cfg, prepared), with_tta)
             results.update({f"{key}_TTA": value for key, value in augmented.items()})
         if comm.is_main_process():

@@ -1,0 +1,45 @@
+# Everything runs in .venv, made on first use, or in the active environment if that one already has detectron2.
+
+ACTIVE_PYTHON := $(shell python3 -c 'import detectron2, sys; print(sys.executable)' 2>/dev/null)
+ifeq ($(ACTIVE_PYTHON),)
+PYTHON := .venv/bin/python
+INSTALLED := .venv/.installed
+else
+PYTHON := $(ACTIVE_PYTHON)
+INSTALLED := build/.installed-in-active-environment
+endif
+
+DEMO := output/quickstart
+
+.PHONY: help demo test
+
+help:
+	@echo "make demo   train a small detector on generated shapes (CPU, minutes), evaluate it, draw its predictions"
+	@echo "make test   run the test suite"
+
+demo: $(INSTALLED)
+	$(PYTHON) datasets/prepare_shapes.py
+	$(PYTHON) train_net.py --config-file configs/quickstart.yaml OUTPUT_DIR $(DEMO)
+	@$(PYTHON) tools/plot_training.py $(DEMO)
+	@$(PYTHON) tools/contact_sheet.py $(DEMO)
+	@echo
+	@echo "The demo left in $(DEMO):"
+	@echo "  model_final.pth                       the trained detector"
+	@echo "  metrics.json, events.out.tfevents.*   losses and learning rate; tensorboard --logdir $(DEMO)"
+	@echo "  training_curves.png                   the same as a picture"
+	@echo "  inference/shapes_val/metrics.json     COCO results"
+	@echo "  predictions.png                       predictions beside ground truth"
+
+test: $(INSTALLED)
+	$(PYTHON) -m pytest
+
+.venv/.installed: pyproject.toml detectron2_lite/pyproject.toml constraints.txt
+	@echo "Installing into .venv (once) ..."
+	@python3 -m venv .venv
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt -e ./detectron2_lite -e '.[test]'
+	@touch $@
+
+build/.installed-in-active-environment: pyproject.toml
+	@echo "Installing into the active environment, which has detectron2 (once) ..."
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -e '.[test]'
+	@mkdir -p build && touch $@
