@@ -70,7 +70,7 @@ class TimmBackbone(Backbone):
         self._out_features = out_features
         self._out_feature_channels = dict(zip(out_features, info.channels(), strict=True))
         self._out_feature_strides = dict(zip(out_features, info.reduction(), strict=True))
-        self.channels_are_last = str(getattr(network, "output_fmt", "NCHW")) == "NHWC"
+        self.channels_are_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
         self.network = convert_norms(network)
         if freeze_at:
             _freeze(self.network, name, freeze_at)
@@ -115,7 +115,7 @@ class TimmBackbone(Backbone):
         pyramid = {}
         for (level, stride), feature in zip(self._out_feature_strides.items(), self.network(images), strict=True):
             if self.channels_are_last:
-                feature = feature.permute(0, 3, 1, 2).contiguous()
+                feature = feature.permute(0, 3, 1, 2)
             pyramid[level] = feature[..., : math.ceil(height / stride), : math.ceil(width / stride)]
         return pyramid
 
@@ -162,7 +162,7 @@ def _levels(network: nn.Module) -> dict[str, int]:
 
 def _freeze(network: nn.Module, name: str, freeze_at: int) -> None:
     """Stop training all that `TimmBackbone` says `freeze_at` covers. timm registers layers in the order they run."""
-    stages = dict(zip(network.feature_info.reduction(), network.feature_info.module_name(), strict=True))
+    stages = {level["reduction"]: level["module"] for level in network.feature_info.info}
     stage = stages.get(2 ** max(freeze_at, 2), "")
     # timm flattens "stages.0" to "stages_0" in some of its feature networks.
     prefixes = (f"{stage}.", f"{stage.replace('.', '_')}.")
@@ -174,7 +174,7 @@ def _freeze(network: nn.Module, name: str, freeze_at: int) -> None:
         )
     for module in names[: inside[0] if freeze_at == 1 else inside[-1] + 1]:
         layer = network.get_submodule(module)
-        if next(layer.children(), None) is None:
+        if isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             parent, _, child = module.rpartition(".")
             setattr(network.get_submodule(parent), child, freeze_batch_norm_2d(layer))
         for parameter in layer.parameters(recurse=False):
