@@ -1,7 +1,7 @@
 """Layers that detectron2 models are built from."""
 
 from .aspp import ASPP
-from .batch_norm import CycleBatchNormList, FrozenBatchNorm2d, LayerNorm, NaiveSyncBatchNorm, get_norm
+from .batch_norm import CycleBatchNormList, FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
 from .blocks import CNNBlockBase, DepthwiseSeparableConv2d
 from .deform_conv import DeformConv, ModulatedDeformConv
 from .losses import ciou_loss, diou_loss
@@ -32,7 +32,6 @@ __all__ = [
     "DeformConv",
     "DepthwiseSeparableConv2d",
     "FrozenBatchNorm2d",
-    "LayerNorm",
     "Linear",
     "ModulatedDeformConv",
     "NaiveSyncBatchNorm",

@@ -14,6 +14,7 @@ from .backbone import (
     make_stage,
 )
 from .meta_arch import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model, build_sem_seg_head
+from .postprocessing import detector_postprocess
 from .proposal_generator import (
     PROPOSAL_GENERATOR_REGISTRY,
     RPN_HEAD_REGISTRY,
@@ -58,5 +59,6 @@ __all__ = [
     "build_roi_heads",
     "build_rpn_head",
     "build_sem_seg_head",
+    "detector_postprocess",
     "make_stage",
 ]

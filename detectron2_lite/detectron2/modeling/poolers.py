@@ -119,8 +119,7 @@ class ROIPooler(nn.Module):
         output = x[0].new_zeros((len(rois), x[0].shape[1], *self.output_size))
         for level, pooler in enumerate(self.level_poolers):
             inds = nonzero_tuple(levels == level)[0]
-            # autocast may make the pooled type differ from that of the features
-            output.index_put_((inds,), pooler(x[level], rois[inds]).to(output.dtype))
+            output.index_put_((inds,), pooler(x[level], rois[inds]))
         return output
 
 

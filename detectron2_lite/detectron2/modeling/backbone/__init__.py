@@ -6,7 +6,6 @@ from .fpn import FPN
 from .resnet import (
     BasicStem,
     BottleneckBlock,
-    DeformBottleneckBlock,
     ResNet,
     ResNetBlockBase,
     build_resnet_backbone,
@@ -19,7 +18,6 @@ __all__ = [
     "Backbone",
     "BasicStem",
     "BottleneckBlock",
-    "DeformBottleneckBlock",
     "ResNet",
     "ResNetBlockBase",
     "build_backbone",
