@@ -1,4 +1,4 @@
-"""Draw boxes with labels, lines and text on an image, with matplotlib so that text and lines stay sharp at any scale."""
+"""Draw boxes with labels, lines and text on an image, sharp at any scale thanks to matplotlib."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Visualizer:
             alpha: opacity of what is filled. Boxes are outlines, always drawn at half opacity.
         """
         boxes = np.zeros((0, 4)) if boxes is None else self._convert_boxes(boxes)
-        if labels is not None and len(boxes):
+        if labels is not None:
             assert len(labels) == len(boxes)
         if assigned_colors is None:
             assigned_colors = [random_color(rgb=True, maximum=1) for _ in boxes]
@@ -307,7 +307,7 @@ def _create_text_labels(
     class_names: list[str] | None,
     is_crowd: list[bool] | None = None,
 ) -> list[str] | None:
-    """ "name 97%" for each instance, or the part of it that is known; "|crowd" marks crowds."""
+    """Class name and score of each instance, "name 97%", or the one that is known; "|crowd" marks crowds."""
     labels = None
     if classes is not None:
         labels = [class_names[c] if class_names else str(c) for c in classes]
