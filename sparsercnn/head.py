@@ -107,7 +107,7 @@ class RefinementStage(nn.Module):
 
     def attend(self, objects: Tensor) -> tuple[Tensor, Tensor]:
         """The part that does not look at the image: attended objects (B, N, d) and their dynamic parameters."""
-        attended = self.self_attn(objects, objects, objects, need_weights=False)[0]
+        attended = self.self_attn(objects, objects, objects)[0]
         objects = self.norm1(objects + self.dropout(attended))
         return objects, self.inst_interact.dynamic_layer(objects)
 

@@ -118,7 +118,7 @@ class FusedPooler(Pooler):
         return PixelTable(torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features]), layout)
 
     def pool(self, table: PixelTable, boxes: Tensor) -> Tensor:
-        return self._pool(table, boxes, self.assign_levels(boxes.float()) - self.levels[0])
+        return self._pool(table, boxes, self.assign_levels(boxes) - self.levels[0])
 
     def pool_all_levels(self, table: PixelTable, boxes: Tensor) -> Tensor:
         levels = torch.arange(len(self.levels), device=boxes.device)[:, None, None].expand(-1, *boxes.shape[:2])
@@ -126,7 +126,7 @@ class FusedPooler(Pooler):
         return pooled.unflatten(0, (len(self.levels), -1))
 
     def _pool(self, table: PixelTable, boxes: Tensor, levels: Tensor) -> Tensor:
-        index, weight = self._bins(table.layout, boxes.detach().float(), levels)
+        index, weight = self._bins(table.layout, boxes.detach(), levels)
         pooled = F.embedding_bag(index, table.pixels, mode="sum", per_sample_weights=weight.to(table.pixels.dtype))
         return pooled.unflatten(0, (-1, self.resolution**2))
 
@@ -148,20 +148,23 @@ class FusedPooler(Pooler):
 
     def _taps(self, low: Tensor, high: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels along one axis that each bin reads (int64) and their weights: both (..., resolution, 2·S)."""
-        samples = self.resolution * self.sampling_ratio
-        step = (torch.arange(samples, device=low.device, dtype=low.dtype) + 0.5) / samples
-        position = low[..., None] + (high - low)[..., None] * step
-        size = size[..., None]
+        # In the order of torchvision's kernel, so that the positions round as they do there: what differs here grows
+        # from stage to stage.
+        bins = torch.arange(self.resolution, device=low.device, dtype=low.dtype)[:, None]
+        samples = torch.arange(self.sampling_ratio, device=low.device, dtype=low.dtype) + 0.5
+        low, high, size = (t[..., None, None] for t in (low, high, size))
+        bin_size = (high - low) / self.resolution
+        position = low + bins * bin_size + samples * bin_size / self.sampling_ratio
         # A sample more than a pixel outside reads nothing; a closer one reads the border.
         inside = (position >= -1) & (position <= size)
         position = torch.where(inside, position, 0).clamp(min=0)
         floor = torch.minimum(position.long(), size - 1)
         ceil = torch.minimum(floor + 1, size - 1)
+        inside = inside.to(low.dtype)
         fraction = (position - floor) * inside
         pixel = torch.stack([floor, ceil], dim=-1)
         weight = torch.stack([inside - fraction, fraction], dim=-1) / self.sampling_ratio
-        by_bin = (self.resolution, self.sampling_ratio)
-        return pixel.unflatten(-2, by_bin).flatten(-2), weight.unflatten(-2, by_bin).flatten(-2)
+        return pixel.flatten(-2), weight.flatten(-2)
 
 
 class DetectronPooler(Pooler):

@@ -160,9 +160,7 @@ def test_soft_routing_with_equal_weights_is_the_mean_over_levels():
 def test_gradients_reach_every_parameter_and_level(routing):
     features = [f.requires_grad_() for f in pyramid()]
     routing = routing(FusedPooler(STRIDES), 8, 4)
-    boxes = torch.tensor([[[0.0, 0, 60, 60], [0, 0, 120, 120], [0, 0, 240, 240], [0, 0, 380, 255 * 2]]]).expand(
-        2, -1, -1
-    )
+    boxes = torch.tensor([[[0.0, 0, 60, 60], [0, 0, 120, 120], [0, 0, 240, 240], [0, 0, 450, 450]]]).expand(2, -1, -1)
     routing(routing.prepare(features), boxes).square().sum().backward()
     assert all(f.grad.abs().sum() > 0 for f in features)
     assert all(p.grad.abs().sum() > 0 for p in routing.parameters())
