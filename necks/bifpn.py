@@ -87,8 +87,8 @@ class Node(nn.Module):
 class BiFPNLayer(nn.Module):
     """One bidirectional layer over `num_levels` maps of equal channels.
 
-    td_i = node(in_i, up(td_{i+1})) from the second highest level down, then
-    out_i = node(in_i, td_i, down(out_{i-1})) up. The lowest level's td is its output; the highest level has no td, which would have a single input.
+    td_i = node(in_i, up(td_{i+1})) from the second highest level down, then out_i = node(in_i, td_i, down(out_{i-1}))
+    up. The lowest level's td is its output; the highest level has no td, which would have a single input.
     """
 
     def __init__(

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import torch.nn.functional as F
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
+from .neck import norm_layer
 from .sa_layers import ESD1, ESD2, soft_nearest
 
 Size = tuple[int, int]
@@ -34,7 +35,7 @@ def conv(
         padding=kernel_size // 2,
         groups=groups,
         bias=not norm,
-        norm=get_norm(norm, out_channels),
+        norm=norm_layer(norm, out_channels),
         activation=activation,
     )
     weight_init.c2_xavier_fill(layer)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
+from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import Backbone
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
@@ -32,6 +32,17 @@ def choose(key: str, name: str, choices: Mapping[str, T] | Iterable[tuple[str, T
     if name not in choices:
         raise NeckConfigError(f"{key} is {name!r}: choose one of {', '.join(sorted(choices))}")
     return choices[name]
+
+
+def norm_layer(norm: str, channels: int) -> nn.Module | None:
+    """`detectron2.layers.get_norm`, with a NeckConfigError where norm or number of channels do not exist for it."""
+    try:
+        return get_norm(norm, channels)
+    except (KeyError, ValueError) as error:
+        raise NeckConfigError(
+            f"MODEL.NECK.NORM is {norm!r}, for {channels} channels: choose BN, SyncBN, FrozenBN, LN, "
+            'GN (needs a multiple of 32 channels) or "" for none'
+        ) from error
 
 
 class Neck(nn.Module):

@@ -39,8 +39,8 @@ class SA(Neck):
     """Secondary features alignment.
 
     Every level is filtered on its own: a 3×3 convolution, then bottlenecks. This is IHP, the independent hierarchy.
-    With a top-down path T_i = conv(Y_i + up(T_{i+1})); with a bottom-up path after it N_{i+1} = conv(T_{i+1} + down(N_i)).
-    Extra top levels downsample the filtered level below and take part in the fusion.
+    With a top-down path T_i = conv(Y_i + up(T_{i+1})), with a bottom-up path after it N_{i+1} = conv(T_{i+1} +
+    down(N_i)). Extra top levels downsample the filtered level below and take part in the fusion.
 
     Args:
         input_shapes: channels and stride of each bottom-up level, lowest level first.

@@ -6,10 +6,9 @@ GSConv: Li et al., Slim-neck by GSConv, 2022.
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import get_norm
 from torch import Tensor, nn
 
-from .neck import NeckConfigError
+from .neck import NeckConfigError, norm_layer
 
 
 class ConvNormSiLU(nn.Module):
@@ -21,7 +20,7 @@ class ConvNormSiLU(nn.Module):
         super().__init__()
         padding = kernel_size // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=not norm)
-        self.bn = get_norm(norm, out_channels)
+        self.bn = norm_layer(norm, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
@@ -91,7 +90,7 @@ class ESD2(_ESD):
 
 def shuffle_halves(x: Tensor) -> Tensor:
     """Interleave the two halves of the channels: 0, C/2, 1, C/2 + 1, …"""
-    return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    return F.channel_shuffle(x, 2)
 
 
 def _split(out_channels: int, parts: int) -> int:
