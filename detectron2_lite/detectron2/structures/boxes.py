@@ -2,7 +2,6 @@
 
 import math
 from enum import IntEnum, unique
-from typing import List, Tuple  # noqa: UP035  TorchScript compiles Boxes and reads these
 
 import numpy as np
 import torch
@@ -121,7 +120,7 @@ class Boxes:
         box = self.tensor
         return (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
 
-    def clip(self, box_size: Tuple[int, int]) -> None:  # noqa: UP006
+    def clip(self, box_size: tuple[int, int]) -> None:
         """Move coordinates, in place, into [0, width] and [0, height].
 
         Args:
@@ -153,7 +152,7 @@ class Boxes:
     def __repr__(self) -> str:
         return "Boxes(" + str(self.tensor) + ")"
 
-    def inside_box(self, box_size: Tuple[int, int], boundary_threshold: int = 0) -> torch.Tensor:  # noqa: UP006
+    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> torch.Tensor:
         """(N,) bool: the box lies in an image of (height, width), give or take `boundary_threshold` pixels."""
         height, width = box_size
         box = self.tensor
@@ -174,7 +173,7 @@ class Boxes:
         self.tensor[:, 1::2] *= scale_y
 
     @classmethod
-    def cat(cls, boxes_list: List["Boxes"]) -> "Boxes":  # noqa: UP006
+    def cat(cls, boxes_list: list["Boxes"]) -> "Boxes":
         """Concatenate; an empty list gives no boxes."""
         assert isinstance(boxes_list, (list, tuple))
         if len(boxes_list) == 0:

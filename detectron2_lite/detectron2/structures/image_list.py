@@ -1,6 +1,6 @@
 """A batch of images of different sizes in one padded tensor."""
 
-from typing import Any, Dict, List, Optional, Tuple  # noqa: UP035  TorchScript compiles ImageList and reads these
+from typing import Any
 
 import torch
 from torch import device
@@ -15,7 +15,7 @@ class ImageList:
         image_sizes: (height, width) of each image before padding. While tracing, each is a tensor of two numbers.
     """
 
-    def __init__(self, tensor: torch.Tensor, image_sizes: List[Tuple[int, int]]):  # noqa: UP006
+    def __init__(self, tensor: torch.Tensor, image_sizes: list[tuple[int, int]]):
         self.tensor = tensor
         self.image_sizes = image_sizes
 
@@ -37,10 +37,10 @@ class ImageList:
 
     @staticmethod
     def from_tensors(
-        tensors: List[torch.Tensor],  # noqa: UP006
+        tensors: list[torch.Tensor],
         size_divisibility: int = 0,
         pad_value: float = 0.0,
-        padding_constraints: Optional[Dict[str, int]] = None,  # noqa: UP006, UP045
+        padding_constraints: dict[str, int] | None = None,
     ) -> "ImageList":
         """Pad images to the largest height and width among them.
 
@@ -58,7 +58,7 @@ class ImageList:
             assert t.shape[:-2] == tensors[0].shape[:-2], t.shape
 
         image_sizes = [(t.shape[-2], t.shape[-1]) for t in tensors]
-        sizes = [_to_tensor(size) for size in image_sizes]
+        sizes = [_stack_size(size) for size in image_sizes]
         max_size = torch.stack(sizes).max(0).values
         if padding_constraints is not None:
             square_size = padding_constraints.get("square_size", 0)
@@ -79,7 +79,7 @@ class ImageList:
         return ImageList(batch, image_sizes)
 
 
-def _to_tensor(size: Tuple[int, int]) -> torch.Tensor:  # noqa: UP006
+def _stack_size(size: tuple[int, int]) -> torch.Tensor:
     """(2,) tensor of (height, width), which stays symbolic while tracing."""
     if torch.jit.is_scripting():
         return torch.tensor([size[0], size[1]])
@@ -90,8 +90,8 @@ def _to_tensor(size: Tuple[int, int]) -> torch.Tensor:  # noqa: UP006
 
 @torch.jit.unused
 def _pad_and_stack(
-    tensors: List[torch.Tensor],  # noqa: UP006
-    sizes: List[torch.Tensor],  # noqa: UP006
+    tensors: list[torch.Tensor],
+    sizes: list[torch.Tensor],
     max_size: torch.Tensor,
     pad_value: float,
 ) -> torch.Tensor:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 
 import numpy as np
@@ -77,10 +77,8 @@ class JSONWriter(EventWriter):
         for iteration in sorted(lines):
             self._file_handle.write(json.dumps({**lines[iteration], "iteration": iteration}, sort_keys=True) + "\n")
         self._file_handle.flush()
-        try:
+        with suppress(AttributeError):  # a remote file has no descriptor
             os.fsync(self._file_handle.fileno())
-        except (AttributeError, OSError):  # a remote file has no descriptor
-            pass
 
     def close(self) -> None:
         self._file_handle.close()
@@ -165,13 +163,13 @@ class CommonMetricPrinter(EventWriter):
             if word in name
         )
 
-    def _times(self, storage: "EventStorage", name: str) -> str:
-        """Smoothed and latest value of a time, nothing if it was not measured."""
+    def _times(self, storage: "EventStorage", name: str, window_size: int | None) -> str:
+        """Average, over all iterations if there is no window, and latest value of a time; nothing if unmeasured."""
         try:
             history = storage.history(name)
         except KeyError:
             return ""
-        average = history.avg(storage.count_samples(name, self._window_size))
+        average = history.avg(storage.count_samples(name, window_size)) if window_size else history.global_avg()
         return f"{name}: {average:.4f}  last_{name}: {history.latest():.4f}  "
 
     def write(self) -> None:
@@ -187,10 +185,10 @@ class CommonMetricPrinter(EventWriter):
         memory = ""
         if torch.cuda.is_available():
             memory = f"max_mem: {torch.cuda.max_memory_allocated() / 1024.0 / 1024.0:.0f}M"
+        times = self._times(storage, "time", None) + self._times(storage, "data_time", self._window_size)
         self.logger.info(
             f" {f'eta: {eta}  ' if eta else ''}iter: {storage.iter}  {self._medians(storage, 'loss')}  "
-            f"{self._medians(storage, '[metric]')}  {self._times(storage, 'time')}{self._times(storage, 'data_time')}"
-            f" lr: {lr}  {memory}"
+            f"{self._medians(storage, '[metric]')}  {times} lr: {lr}  {memory}"
         )
 
 

@@ -83,7 +83,7 @@ def setup_logger(
         filename = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
         if distributed_rank > 0:
             filename = f"{filename}.rank{distributed_rank}"
-        PathManager.mkdirs(os.path.dirname(filename))
+        PathManager.mkdirs(os.path.dirname(filename) or ".")
         file = logging.StreamHandler(_cached_log_stream(filename))
         file.setLevel(logging.DEBUG)
         file.setFormatter(plain)
