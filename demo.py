@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Draw predictions on pictures or a video.
+
+python demo.py --config-file configs/coco128.yaml --input photos/ --output drawn/ --opts MODEL.WEIGHTS model.pth
+python demo.py --config-file configs/coco128.yaml --input 'photos/*.jpg' --stages --output drawn/
+python demo.py --config-file configs/coco128.yaml --video-input street.mp4 --output drawn.mp4 --color-by level
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.logger import setup_logger
+from PIL import Image
+from tqdm import tqdm
+
+from necks import NeckConfigError, add_neck_config
+from sparsercnn import add_sparsercnn_config
+from sparsercnn.errors import InputError
+from sparsercnn.media import Stopped, VideoReader, VideoWriter, find_pictures, plan_outputs, plan_video_output, show
+from sparsercnn.predictor import Predictor
+from sparsercnn.training import check_config, choose_device, merge_config
+from sparsercnn.visualization import PredictionDrawer
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="path to config file")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", metavar="PATH", help="pictures, folders of pictures, or globs in quotes")
+    source.add_argument("--video-input", metavar="FILE", help="a video")
+    parser.add_argument("--output", metavar="PATH", help="a file, or a folder that is made where needed")
+    parser.add_argument("--show", action="store_true", help="show the results in a window; Esc or q stops")
+    parser.add_argument("--confidence-threshold", type=_share, default=0.5, help="lowest score to draw (default: 0.5)")
+    parser.add_argument("--stages", action="store_true", help="draw one panel per refinement stage")
+    parser.add_argument(
+        "--color-by", choices=["class", "level"], default="class", help="what box colours mean (default: class)"
+    )
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config options, last on the line"
+    )
+    args = parser.parse_args(argv)
+    if not (args.output or args.show):
+        parser.error("say where the results go: --output PATH, --show, or both")
+    return args
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The checked config. The data sets it names need not be there: only their class names are used."""
+    cfg = get_cfg()
+    add_sparsercnn_config(cfg)
+    add_neck_config(cfg)
+    merge_config(cfg, args.config_file, args.opts)
+    choose_device(cfg)
+    without_data = cfg.clone()
+    without_data.DATASETS.TRAIN = without_data.DATASETS.TEST = ()
+    check_config(without_data)
+    if not cfg.MODEL.WEIGHTS:
+        logging.getLogger("sparsercnn").warning("MODEL.WEIGHTS is empty: these are predictions of an untrained model.")
+    cfg.freeze()
+    return cfg
+
+
+def class_names(cfg: CfgNode) -> list[str] | None:
+    """Names of the classes in the first test (or training) data set, None if they are not known or not as many."""
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        names = MetadataCatalog.get(name).get("thing_classes", [])
+        if len(names) == cfg.MODEL.SparseRCNN.NUM_CLASSES:
+            return names
+    logging.getLogger("sparsercnn").warning("Names of the classes are not known: labels show their numbers.")
+    return None
+
+
+def make_draw(cfg: CfgNode, args: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
+    """The function from a picture to the drawn picture, both (H, W, 3) uint8 RGB."""
+    levels = tuple(int(name.lstrip("p")) for name in cfg.MODEL.ROI_HEADS.IN_FEATURES)
+    drawer = PredictionDrawer(class_names(cfg), args.confidence_threshold, args.color_by, levels)
+    predictor = Predictor(cfg)
+
+    def draw(picture: np.ndarray) -> np.ndarray:
+        if args.stages:
+            return drawer.draw_stages(picture, predictor.stages(picture))
+        if args.color_by == "level":
+            return drawer.draw(picture, predictor.stages(picture)[-1])
+        return drawer.draw(picture, predictor(picture))
+
+    return draw
+
+
+def draw_pictures(args: argparse.Namespace, make: Callable) -> None:
+    """Draw every picture that can be read and report the others.
+
+    Raises:
+        InputError: after the rest is done, if any could not be read.
+    """
+    pictures = find_pictures(args.input)
+    outputs = plan_outputs(pictures, args.output)
+    draw = make()
+    unreadable = 0
+    for path, output in tqdm(list(zip(pictures, outputs, strict=True)), unit="picture", disable=len(pictures) == 1):
+        try:
+            picture = read_image(str(path), format="RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            unreadable += 1
+            tqdm.write(f"error: {path} cannot be read as a picture ({error})", file=sys.stderr)
+            continue
+        drawn = draw(picture)
+        if output:
+            Image.fromarray(drawn).save(output)
+        if args.show:
+            show(drawn, path.name, wait=True)
+    if unreadable:
+        raise InputError(f"{unreadable} of {len(pictures)} pictures could not be read (named above)")
+
+
+def draw_video(args: argparse.Namespace, make: Callable) -> None:
+    """Draw a video frame by frame."""
+    reader = VideoReader(args.video_input)
+    output = plan_video_output(reader.path, args.output)
+    draw = make()
+    with VideoWriter(output, reader.frames_per_second) as writer:
+        for frame in tqdm(reader, total=len(reader), unit="frame"):
+            drawn = draw(frame)
+            if output:
+                writer.write(drawn)
+            if args.show:
+                show(drawn, reader.path.name, wait=False)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    setup_logger(name="sparsercnn")
+    try:
+        cfg = setup(args)
+        run = draw_video if args.video_input else draw_pictures
+        run(args, partial(make_draw, cfg, args))
+    except (InputError, NeckConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (Stopped, KeyboardInterrupt):
+        print("Stopped.", file=sys.stderr)
+        return 130
+    if args.output:
+        print(f"Results are in {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

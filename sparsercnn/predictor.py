@@ -1,0 +1,45 @@
+"""From a config to predictions on pictures: weights loaded, model prepared for inference, pictures resized."""
+
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+
+from .inference import prepare_for_inference
+from .training import SparseRCNNCheckpointer
+
+
+class Predictor:
+    """Predicts on one picture at a time, as `detectron2.engine.DefaultPredictor` does, and stage by stage.
+
+    Args:
+        cfg: names the model, its weights and the test-time size and channel order of its input.
+
+    Raises:
+        InputError: the weights do not fit the model.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        model = build_model(cfg).eval()
+        SparseRCNNCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        self.model = prepare_for_inference(model)
+        self.resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+        self.channel_order = cfg.INPUT.FORMAT
+
+    def __call__(self, picture: np.ndarray) -> Instances:
+        """Predictions on a (H, W, 3) uint8 RGB picture, in its pixels and on the CPU."""
+        return self.model([self._input(picture)])[0]["instances"].to("cpu")
+
+    def stages(self, picture: np.ndarray) -> list[Instances]:
+        """The learned proposals and the boxes after each stage; see `SparseRCNN.predict_stages`."""
+        return [stage.to("cpu") for stage in self.model.predict_stages([self._input(picture)])[0]]
+
+    def _input(self, picture: np.ndarray) -> dict:
+        height, width = picture.shape[:2]
+        if self.channel_order == "BGR":
+            picture = picture[:, :, ::-1]
+        resized = self.resize.get_transform(picture).apply_image(picture)
+        image = torch.as_tensor(resized.transpose(2, 0, 1).astype("float32"))
+        return {"image": image, "height": height, "width": width}

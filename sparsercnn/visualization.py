@@ -1,0 +1,99 @@
+"""Pictures of what the detector does: its predictions, and how the boxes converge from stage to stage."""
+
+import math
+
+import numpy as np
+from detectron2.structures import Instances
+from detectron2.utils.colormap import colormap
+from detectron2.utils.visualizer import Visualizer
+
+PALETTE = colormap(rgb=True, maximum=1)
+STRIP_HEIGHT = 32  # pixels of a line of text above or below a picture
+PANEL_SIZE = 480  # pixels of the longer side of a panel, at least
+MAX_COLUMNS = 4
+
+
+class PredictionDrawer:
+    """Draws predictions with detectron2's `Visualizer`, coloured by what one wants to see.
+
+    Args:
+        class_names: of the classes, for labels; their numbers if None.
+        threshold: leave out predictions with a lower score.
+        color_by: "class", or "level" for the pyramid level that each box reads, which adds a legend.
+        levels: levels of the pyramid, for the legend.
+    """
+
+    def __init__(
+        self, class_names: list[str] | None, threshold: float, color_by: str = "class", levels: tuple[int, ...] = ()
+    ):
+        self.class_names = class_names
+        self.threshold = threshold
+        self.color_by = color_by
+        self.levels = levels
+
+    def draw(self, picture: np.ndarray, predictions: Instances) -> np.ndarray:
+        """Predictions on a (H, W, 3) RGB picture, at its size, and the legend below if there is one."""
+        confident = predictions[predictions.scores > self.threshold]
+        return self._with_legend(self._overlay(picture, confident))
+
+    def draw_stages(self, picture: np.ndarray, stages: list[Instances]) -> np.ndarray:
+        """One panel for the learned proposals and each stage, with the proposals that are confident in the end.
+
+        Args:
+            picture: (H, W, 3) RGB.
+            stages: as `SparseRCNN.predict_stages` returns them for this picture.
+        """
+        kept = stages[-1].scores > self.threshold
+        titles = ["learned proposals", *(f"stage {i}" for i in range(1, len(stages)))]
+        titles[-1] += f": {int(kept.sum())} objects above {self.threshold:.0%}"
+        scale = max(1.0, PANEL_SIZE / max(picture.shape[:2]))
+        final_classes = stages[-1].pred_classes[kept]
+        panels = []
+        for title, stage in zip(titles, stages, strict=True):
+            # A proposal keeps the colour of its final class in all panels, so that the eye can follow it.
+            drawn = self._overlay(picture, stage[kept], scale, final_classes)
+            panels.append(np.vstack([text_strip(drawn.shape[1], [(title, "white")]), drawn]))
+        return self._with_legend(tile(panels))
+
+    def _overlay(self, picture: np.ndarray, instances: Instances, scale: float = 1.0, classes=None) -> np.ndarray:
+        if self.color_by == "level":
+            colors = [level_color(level) for level in instances.levels.tolist()]
+        else:
+            classes = instances.pred_classes if classes is None else classes
+            colors = [PALETTE[c % len(PALETTE)] for c in classes.tolist()]
+        visualizer = Visualizer(picture, scale=scale)
+        visualizer.overlay_instances(boxes=instances.pred_boxes, labels=self._labels(instances), assigned_colors=colors)
+        return visualizer.get_output().get_image()
+
+    def _labels(self, instances: Instances) -> list[str] | None:
+        if not instances.has("scores"):
+            return None
+        names = [self.class_names[c] if self.class_names else str(c) for c in instances.pred_classes.tolist()]
+        return [f"{name} {score:.0%}" for name, score in zip(names, instances.scores.tolist(), strict=True)]
+
+    def _with_legend(self, drawn: np.ndarray) -> np.ndarray:
+        if self.color_by != "level":
+            return drawn
+        entries = [(f"p{level}", level_color(level)) for level in self.levels]
+        return np.vstack([drawn, text_strip(drawn.shape[1], [("reads level", "white"), *entries])])
+
+
+def level_color(level: int) -> np.ndarray:
+    return PALETTE[level % len(PALETTE)]
+
+
+def text_strip(width: int, entries: list[tuple[str, object]]) -> np.ndarray:
+    """A dark strip, (STRIP_HEIGHT, width, 3), with texts in their colours spread over it from the left."""
+    visualizer = Visualizer(np.zeros((STRIP_HEIGHT, width, 3), dtype=np.uint8))
+    for i, (text, color) in enumerate(entries):
+        x = 6 + i * width / len(entries)
+        visualizer.draw_text(text, (x, 4), color=color, horizontal_alignment="left", font_size=12)
+    return visualizer.get_output().get_image()
+
+
+def tile(panels: list[np.ndarray]) -> np.ndarray:
+    """Panels of one size as a grid of at most MAX_COLUMNS columns, the empty cells black."""
+    rows = math.ceil(len(panels) / MAX_COLUMNS)
+    columns = math.ceil(len(panels) / rows)
+    panels = panels + [np.zeros_like(panels[0])] * (rows * columns - len(panels))
+    return np.vstack([np.hstack(panels[i * columns : (i + 1) * columns]) for i in range(rows)])
