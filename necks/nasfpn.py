@@ -69,18 +69,18 @@ class MergingCells(nn.Module):
 class NASFPN(Neck):
     """1×1 convolutions to equal channels, max-pooled extra levels, then merging cells, stacked.
 
-    The cells are made for five levels, so the pyramid always has five: the lowest input takes the part of level 3 in
-    the paper, and as many extra top levels are made as the inputs are short of five.
+    The cells join five levels: the lowest input takes the part of level 3 in the paper, and extra top levels are made
+    until there are five. All of them work inside, also where fewer are returned.
 
     Args:
         input_shapes: channels and stride of one to five bottom-up levels, lowest level first.
         out_channels: channels of every output level.
-        num_levels: 0 or 5.
+        num_levels: output levels, at most five, 0 for as many as inputs. From four on, every cell takes part.
         norm: a name that `detectron2.layers.get_norm` knows, "" for none. So deep a stack trains badly without one.
         stack: how many times the cells are repeated, each time with weights of their own.
 
     Raises:
-        NeckConfigError: another number of levels than five, or no layer at all.
+        NeckConfigError: more than five levels, or no layer at all.
     """
 
     @configurable
@@ -92,17 +92,14 @@ class NASFPN(Neck):
         norm: str = "",
         stack: int = 7,
     ):
-        if len(input_shapes) > NUM_LEVELS:
+        super().__init__(input_shapes, out_channels, num_levels)
+        if len(self.levels) > NUM_LEVELS:
             raise NeckConfigError(
-                f"MODEL.NECK.IN_FEATURES has {len(input_shapes)} levels: NASFPN takes at most {NUM_LEVELS}"
-            )
-        if num_levels not in (0, NUM_LEVELS):
-            raise NeckConfigError(
-                f"MODEL.NECK.NUM_LEVELS is {num_levels}: NASFPN always has {NUM_LEVELS}, choose 0 or 5"
+                f"MODEL.NECK.IN_FEATURES and MODEL.NECK.NUM_LEVELS ask for {len(self.levels)} levels: "
+                f"the cells of NASFPN join {NUM_LEVELS}, choose that many or fewer"
             )
         if stack < 1:
             raise NeckConfigError(f"MODEL.NECK.NASFPN.STACK is {stack}: choose 1 or more (7 as published)")
-        super().__init__(input_shapes, out_channels, NUM_LEVELS)
         self.lateral = nn.ModuleList(conv(channels, out_channels, norm=norm) for channels in self.in_channels)
         self.layers = nn.Sequential(*(MergingCells(out_channels, norm) for _ in range(stack)))
 
@@ -113,6 +110,6 @@ class NASFPN(Neck):
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         pyramid = [lateral(x) for x, lateral in zip(self.inputs(features), self.lateral, strict=True)]
-        for _ in range(self.num_extra_levels):
+        for _ in range(NUM_LEVELS - len(pyramid)):
             pyramid.append(F.max_pool2d(pyramid[-1], 2, ceil_mode=True))
-        return dict(zip(self.names, self.layers(pyramid), strict=True))
+        return dict(zip(self.names, self.layers(pyramid), strict=False))

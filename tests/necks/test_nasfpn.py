@@ -73,7 +73,7 @@ def test_each_cell_convolves_after_relu():
 
 
 def test_levels_are_completed_to_five():
-    neck = NASFPN(shapes(3, 4, 5), out_channels=8, stack=1)
+    neck = NASFPN(shapes(3, 4, 5), out_channels=8, num_levels=5, stack=1)
     assert list(neck.output_shape()) == ["p3", "p4", "p5", "p6", "p7"]
     features = {
         name: torch.randn(1, 3, size, size) for name, size in zip(("res3", "res4", "res5"), (9, 5, 3), strict=True)
@@ -81,11 +81,20 @@ def test_levels_are_completed_to_five():
     assert [p.shape[-1] for p in neck(features).values()] == [9, 5, 3, 2, 1]
 
 
+def test_fewer_levels_are_the_lowest_of_five():
+    five, four = (NASFPN(shapes(2, 3, 4, 5), out_channels=8, num_levels=n, stack=2) for n in (5, 0))
+    four.load_state_dict(five.state_dict())
+    features = {f"res{i + 2}": torch.randn(1, 3, size, size) for i, size in enumerate((17, 9, 5, 3))}
+    expected = five(features)
+    assert expected.popitem()[0] == "p6"
+    torch.testing.assert_close(four(features), expected)
+
+
 @pytest.mark.parametrize(
     "levels, options, key",
     [
         (range(2, 8), {}, "MODEL.NECK.IN_FEATURES"),
-        (range(2, 6), {"num_levels": 4}, "MODEL.NECK.NUM_LEVELS"),
+        (range(2, 6), {"num_levels": 6}, "MODEL.NECK.NUM_LEVELS"),
         (range(2, 6), {"stack": 0}, "MODEL.NECK.NASFPN.STACK"),
     ],
 )
