@@ -108,9 +108,7 @@ class SparseRCNN(nn.Module):
         if self.training:
             return self.losses(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        logits, boxes = self.head(
-            self.features(images), self.proposal_boxes(images), self.init_proposal_features.weight
-        )
+        logits, boxes = self.predict(images, self.proposal_boxes(images))
         results = self.select(logits[-1].float(), boxes[-1].float(), images.image_sizes)
         return [
             {"instances": detector_postprocess(r, *_output_size(x))}
@@ -169,10 +167,9 @@ class SparseRCNN(nn.Module):
             scores, classes = logits.softmax(-1)[..., :-1].max(-1)
             scores, proposals = scores.sort(descending=True)
             classes = classes.gather(1, proposals)
-        boxes = boxes.gather(1, proposals[..., None].expand(-1, -1, 4))
         return [
-            Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)
-            for size, b, s, c in zip(image_sizes, boxes, scores, classes, strict=True)
+            Instances(size, pred_boxes=Boxes(b[p]), scores=s, pred_classes=c)
+            for size, b, p, s, c in zip(image_sizes, boxes, proposals, scores, classes, strict=True)
         ]
 
     @torch.no_grad()

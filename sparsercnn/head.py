@@ -193,11 +193,11 @@ class DynamicHead(nn.Module):
         objects = proposal_features.expand(len(boxes), -1, -1)
         all_logits, all_boxes = [], []
         for stage in self.head_series:
-            boxes = boxes.detach()
             logits, deltas, objects = stage(objects, self.routing(pyramid, boxes))
             boxes = self.box_transform.apply_deltas(deltas.flatten(0, 1), boxes.flatten(0, 1)).view_as(boxes)
             all_logits.append(logits)
             all_boxes.append(boxes)
+            boxes = boxes.detach()
         return torch.stack(all_logits), torch.stack(all_boxes)
 
 
