@@ -67,18 +67,20 @@ def draw_pair(record: dict, predictions: list[dict], metadata: Metadata, thresho
     scale = max(1.0, DRAWN_SIZE / max(image.shape[:2]))
     truth = Visualizer(image, metadata, scale).draw_dataset_dict(record)
     kept = [p for p in predictions if p["score"] >= threshold]
-    instances = _to_instances(kept, image.shape[:2], metadata.thing_dataset_id_to_contiguous_id)
+    instances = _to_instances(kept, image.shape[:2], metadata.get("thing_dataset_id_to_contiguous_id"))
     predicted = Visualizer(image, metadata, scale).draw_instance_predictions(instances)
     return truth.get_image(), predicted.get_image()
 
 
-def _to_instances(predictions: list[dict], image_size: tuple[int, int], contiguous_id: dict[int, int]) -> Instances:
+def _to_instances(predictions: list[dict], image_size: tuple[int, int], contiguous_id: dict[int, int] | None) -> Instances:
     boxes = torch.tensor([p["bbox"] for p in predictions], dtype=torch.float32).reshape(-1, 4)
+    # Data sets that are not COCO files have no category ids of their own.
+    classes = [contiguous_id[p["category_id"]] if contiguous_id else p["category_id"] for p in predictions]
     return Instances(
         image_size,
         pred_boxes=Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)),
         scores=torch.tensor([p["score"] for p in predictions]),
-        pred_classes=torch.tensor([contiguous_id[p["category_id"]] for p in predictions], dtype=torch.int64),
+        pred_classes=torch.tensor(classes, dtype=torch.int64),
     )
 
 

@@ -1,9 +1,8 @@
 """Checkpoints that are written whole or not at all, read without running code, and refused when they do not fit."""
 
-import codecs
-import collections
 import os
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -16,11 +15,13 @@ NAMES_SHOWN = 10
 CLASS_LAYER = "class_logits"
 PIXEL_STATISTICS = ("pixel_mean", "pixel_std")
 
-NUMPY_GLOBALS = [np.ndarray, np.dtype, *{type(np.dtype(t)) for t in (np.float16, np.float32, np.float64, np.int64)}]
-NUMPY_FUNCTIONS = {"_reconstruct", "scalar"}
-torch.serialization.add_safe_globals(
-    [*NUMPY_GLOBALS, np.core.multiarray.scalar if np.__version__ < "2" else np._core.multiarray.scalar]
-)
+# What NumPy arrays and numbers are pickled with, by the module names of NumPy 1 and 2.
+ARRAY_GLOBALS = {("collections", "OrderedDict"), ("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype")} | {
+    (module, name)
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+    for name in ("_reconstruct", "scalar")
+}
+torch.serialization.add_safe_globals([np.dtype, type(np.dtype(float)), np.float64(0).__reduce__()[0]])
 
 
 class SparseRCNNCheckpointer(DetectionCheckpointer):
@@ -55,12 +56,14 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict):
         names = set(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
-        misfits = describe_misfits(incompatible)
-        if _is_detector(names):
-            if misfits:
-                raise _misfit_error(self.source, misfits)
-        elif incompatible.incorrect_shapes or _over_a_quarter_differs(self.model, names, incompatible):
-            raise _misfit_error(self.source, [m for m in misfits if not m.startswith(("head.", "init_proposal"))])
+        misfits = _misfits(incompatible)
+        if any(name.startswith("head.head_series.") for name in names):
+            refused = bool(misfits)
+        else:
+            misfits = {name: text for name, text in misfits.items() if name.startswith("backbone.") or name in names}
+            refused = incompatible.incorrect_shapes or _over_a_quarter_differs(self.model, names, misfits)
+        if refused:
+            raise _misfit_error(self.source, list(misfits.values()))
         return incompatible
 
 
@@ -86,50 +89,39 @@ def check_holds_data_only(filename: str) -> None:
                 _ArrayUnpickler(file, encoding="latin1").load()
         else:
             torch.load(filename, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(filename))
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, ValueError, AttributeError, IndexError) as error:
-        if "Unsupported" in str(error) or "Weights only load failed" in str(error) and "GLOBAL" in str(error):
+    except (pickle.UnpicklingError, EOFError, RuntimeError, LookupError, ValueError, AttributeError) as error:
+        if re.search(r"unsupported (global|class|object)|unrecognized function", str(error), re.IGNORECASE):
             raise InputError(
                 f"{filename} holds Python objects besides tensors; loading it could run any code, so it is refused. "
                 "Save its state dict alone and load that"
             ) from error
-        raise InputError(f"{filename} is damaged or not a checkpoint ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{filename} is damaged or not a checkpoint") from error
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Makes NumPy arrays and plain containers, nothing else."""
 
     def find_class(self, module: str, name: str):
-        if module == "collections" and name == "OrderedDict":
-            return collections.OrderedDict
-        if module == "_codecs" and name == "encode":
-            return codecs.encode
-        if module == "numpy" or module.endswith("core.multiarray") and name in NUMPY_FUNCTIONS:
-            if name in ("ndarray", "dtype") or name in NUMPY_FUNCTIONS:
-                return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"Unsupported object {module}.{name}")
+        if (module, name) not in ARRAY_GLOBALS:
+            raise pickle.UnpicklingError(f"Unsupported object {module}.{name}")
+        return super().find_class(module, name)
 
 
-def _is_detector(names: set[str]) -> bool:
-    return any(name.removeprefix("module.").startswith("head.head_series.") for name in names)
+def _misfits(incompatible) -> dict[str, str]:
+    """What is wrong with each tensor that has another shape or no counterpart, class layers aside."""
+    misfits = {name: f"{name}: not in the model" for name in incompatible.unexpected_keys}
+    misfits |= {name: f"{name}: not in the file" for name in incompatible.missing_keys}
+    for name, shape, expected in incompatible.incorrect_shapes:
+        misfits[name] = f"{name}: shape {shape} in the file, {expected} in the model"
+    return {name: text for name, text in misfits.items() if not (CLASS_LAYER in name or name in PIXEL_STATISTICS)}
 
 
-def describe_misfits(incompatible) -> list[str]:
-    """One text for each tensor without a counterpart or of another shape, class layers aside."""
-    wrong = [
-        f"{name}: shape {shape} in the file, {expected} in the model"
-        for name, shape, expected in incompatible.incorrect_shapes
-    ]
-    shaped = {name for name, *_ in incompatible.incorrect_shapes}
-    wrong += [f"{name}: not in the file" for name in incompatible.missing_keys if name not in shaped]
-    wrong += [f"{name}: not in the model" for name in incompatible.unexpected_keys]
-    return [text for text in wrong if CLASS_LAYER not in text and not text.startswith(PIXEL_STATISTICS)]
-
-
-def _over_a_quarter_differs(model: torch.nn.Module, names: set[str], incompatible) -> bool:
-    expected = [name for name in model.state_dict() if name.startswith("backbone.bottom_up.")]
-    expected = expected or [name for name in model.state_dict() if name.startswith("backbone.")]
-    missing = set(incompatible.missing_keys) & set(expected)
-    return len(missing) > len(expected) / 4 or len(incompatible.unexpected_keys) > len(names) / 4
+def _over_a_quarter_differs(model: torch.nn.Module, names: set[str], misfits: dict[str, str]) -> bool:
+    model_names = set(model.state_dict())
+    expected = {name for name in model_names if name.startswith("backbone.bottom_up.")}
+    expected = expected or {name for name in model_names if name.startswith("backbone.")}
+    unexpected = misfits.keys() - model_names
+    return len(expected & misfits.keys()) > len(expected) / 4 or len(unexpected) > len(names) / 4
 
 
 def _misfit_error(filename: str, misfits: list[str]) -> InputError:

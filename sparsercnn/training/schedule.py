@@ -34,5 +34,5 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
         )
     up = CosineParamScheduler(solver.WARMUP_FACTOR, 1.0)
     down = CosineParamScheduler(1.0, solver.BASE_LR_END / solver.BASE_LR)
-    cycle = CompositeParamScheduler([up, down], ["rescaled", "rescaled"], [rise, 1 - rise])
+    cycle = CompositeParamScheduler([up, down], [rise, 1 - rise], ["rescaled", "rescaled"])
     return LRMultiplier(optimizer, multiplier=cycle, max_iter=solver.MAX_ITER)

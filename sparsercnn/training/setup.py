@@ -49,11 +49,11 @@ def _explain(cfg: CfgNode, message: str, where: str) -> str:
     if unknown:
         key = unknown[1]
         return f"unknown config key {key} {where}{_did_you_mean(key, _keys(cfg))}"
-    mismatch = re.search(r"Type mismatch \((.+) vs\. (.+)\) with values \((.+)\) for config key: (\S+)", message)
+    pattern = r"Type mismatch \(<class '(.+)'> vs\. <class '(.+)'>\) with values \(.* vs\. (.*)\) for config key: (\S+)"
+    mismatch = re.search(pattern, message, re.DOTALL)
     if mismatch:
-        # yacs names "(expected vs. given) with values (current vs. given)".
-        expected = re.sub(r"<class '(.+)'>", r"\1", mismatch[1])
-        return f"config key {mismatch[4]} {where} must be of type {expected} (old vs. new value: {mismatch[3]})"
+        expected, given, value, key = mismatch.groups()
+        return f"config key {key} {where} must be of type {expected}, not {given}: {value}"
     return f"the config {where} cannot be read: {message}"
 
 

@@ -1,6 +1,5 @@
 """`Trainer`: detectron2's default trainer with the parts that Sparse R-CNN replaces."""
 
-import copy
 import json
 import logging
 import math
@@ -98,7 +97,7 @@ class Trainer(DefaultTrainer):
         Each data set's metrics are also written to OUTPUT_DIR/inference/NAME/metrics.json.
         """
         module = model.module if isinstance(model, DistributedDataParallel) else model
-        prepared = prepare_for_inference(copy.deepcopy(module).eval())
+        prepared = prepare_for_inference(module)
         results = super().test(cfg, prepared, evaluators)
         if cfg.TEST.AUG.ENABLED:
             logging.getLogger(__name__).info("Running inference with test-time augmentation ...")

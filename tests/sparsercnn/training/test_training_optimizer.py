@@ -119,7 +119,9 @@ def test_detectron2_schedules_stay_available(cfg, model):
     assert rates[5] == pytest.approx(0.1) and rates[15] == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize("options", [["LR_SCHEDULER_NAME", "Warmup"], ["LR_SCHEDULER_NAME", "OneCycle", "MAX_ITER", 10]])
+@pytest.mark.parametrize(
+    "options", [["LR_SCHEDULER_NAME", "Warmup"], ["LR_SCHEDULER_NAME", "OneCycle", "MAX_ITER", 10]]
+)
 def test_impossible_schedules_are_input_errors(cfg, model, options):
     cfg.SOLVER.merge_from_list(options)
     with pytest.raises(InputError, match=r"SOLVER\.(LR_SCHEDULER_NAME|WARMUP_ITERS)"):

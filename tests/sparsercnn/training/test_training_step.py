@@ -23,8 +23,9 @@ class Detector(nn.Module):
         errors, count = [], sum(len(x["instances"]) for x in batch)
         for x in batch:
             boxes = x["instances"].gt_boxes.tensor
-            errors.append(((self.layer(x["image"]) - boxes).abs().sum() if len(boxes) else 0.1 * self.layer(x["image"]).sum()))
-        total = sum(errors) / max(count, 1)
+            output = self.layer(x["image"])
+            errors.append((output - boxes).abs().sum() if len(boxes) else output.sum())
+        total = 0.01 * sum(errors) / max(count, 1)
         return {"loss_bbox": total, "loss_giou": 0.5 * total}
 
 
@@ -37,7 +38,7 @@ def image(num_boxes, seed):
 IMAGES = [image(n, seed) for seed, n in enumerate((2, 0, 0, 5, 1, 0))]
 
 
-def run(batches, accumulate=1, precision=None, steps=1, lr=0.1):
+def run(batches, accumulate=1, precision=None, steps=1, lr=10.0):
     """(model, storage) after `steps` iterations over `batches`."""
     model = Detector()
     optimizer = torch.optim.SGD(model.parameters(), lr)
@@ -59,9 +60,7 @@ def test_accumulated_batches_equal_one_large_batch():
 
 def test_accumulation_without_any_box():
     empty = [IMAGES[1], IMAGES[2]]
-    torch.testing.assert_close(
-        run([empty[:1], empty[1:]], accumulate=2)[0].state_dict(), run([empty])[0].state_dict()
-    )
+    torch.testing.assert_close(run([empty[:1], empty[1:]], accumulate=2)[0].state_dict(), run([empty])[0].state_dict())
 
 
 def test_an_iteration_takes_as_many_batches_as_it_accumulates():
@@ -78,13 +77,13 @@ def test_lower_precision_runs_the_model_in_it_and_keeps_true_gradients(precision
         lambda module, _, output: seen.append(output.dtype) if isinstance(module, nn.Linear) else None
     )
     try:
-        model, _ = run(batches, precision=precision, lr=0.01)
+        model, _ = run(batches, precision=precision)
     finally:
         hook.remove()
-    expected, _ = run(batches, lr=0.01)
+    expected, _ = run(batches)
     assert set(seen[: len(seen) // 2]) == {precision}
     assert model.layer.weight.dtype == torch.float32
-    torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=0.02, atol=0.002)
+    torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=0.02, atol=0.005)
 
 
 def test_overflow_in_float16_skips_the_step():

@@ -1,0 +1,173 @@
+"""train_net.py from end to end on a few small pictures, and what it says about mistakes."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from PIL import Image
+
+import train_net
+from sparsercnn.training import TrainStep
+from tools.contact_sheet import contact_sheet
+from tools.plot_training import plot_training
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+TINY = """
+MODEL.DEVICE cpu MODEL.FPN.OUT_CHANNELS 16 MODEL.SparseRCNN.HIDDEN_DIM 16 MODEL.SparseRCNN.NUM_HEADS 1
+MODEL.SparseRCNN.NUM_PROPOSALS 8 MODEL.SparseRCNN.DIM_FEEDFORWARD 16 MODEL.SparseRCNN.DIM_DYNAMIC 8
+SOLVER.IMS_PER_BATCH 2 SOLVER.WARMUP_ITERS 1 DATALOADER.NUM_WORKERS 0 DATASETS.TRAIN ('tiny',) DATASETS.TEST ('tiny',)
+INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64
+""".split()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A registered data set of four pictures with one rectangle each."""
+    folder = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for i in range(1, 5):
+        pixels = rng.integers(0, 80, (64, 64, 3), dtype=np.uint8)
+        x, y, w, h = 4 * i, 40 - 4 * i, 12 + 4 * i, 20
+        pixels[y : y + h, x : x + w] = 80 * (i % 3) + 60
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "height": 64, "width": 64})
+        box = {"id": i, "image_id": i, "category_id": i % 3 + 1, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+        annotations.append(box)
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(("circle", "square", "triangle"))]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    register_coco_instances("tiny", {}, str(folder / "annotations.json"), str(folder))
+    yield folder
+    DatasetCatalog.remove("tiny")
+    MetadataCatalog.remove("tiny")
+
+
+@pytest.fixture(autouse=True)
+def loggers():
+    """`default_setup` takes the logs over; give them back to pytest."""
+    yield
+    for name in ("detectron2", "fvcore"):
+        logging.getLogger(name).propagate = True
+        logging.getLogger(name).handlers.clear()
+
+
+def run(*options, flags=()):
+    return train_net.main(["--config-file", QUICKSTART, *flags, *TINY, *map(str, options)])
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    output = tmp_path_factory.mktemp("output")
+    assert run("SOLVER.MAX_ITER", 3, "OUTPUT_DIR", output) == 0
+    return output
+
+
+def read_results(output):
+    return json.loads((output / "inference" / "tiny" / "metrics.json").read_text())
+
+
+def test_training_leaves_everything_a_user_looks_for(trained):
+    assert (trained / "model_final.pth").is_file()
+    assert list(trained.glob("events.out.tfevents.*"))
+    last = json.loads((trained / "metrics.json").read_text().splitlines()[-1])
+    assert {"total_loss", "lr", "loss_ce", "loss_bbox", "loss_giou", "eta_seconds"} <= last.keys()
+    assert (trained / "inference" / "tiny" / "coco_instances_results.json").is_file()
+    assert {"AP", "AP50", "APs", "AP-circle"} <= read_results(trained)["bbox"].keys()
+
+
+def test_pictures_of_the_run(trained):
+    for picture in (plot_training(trained), contact_sheet(trained, images=4, threshold=0.0)):
+        with Image.open(picture) as image:
+            assert min(image.size) > 200
+
+
+def test_evaluation_of_the_checkpoint_gives_the_same_numbers(trained, tmp_path):
+    assert run("MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", tmp_path, flags=["--eval-only"]) == 0
+    assert read_results(tmp_path) == read_results(trained)
+
+
+def test_evaluation_with_test_time_augmentation(trained, tmp_path):
+    augmentation = ["TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", "(48,64)", "TEST.AUG.MAX_SIZE", 96]
+    weights = ["MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", tmp_path]
+    assert run(*weights, *augmentation, flags=["--eval-only"]) == 0
+    assert read_results(tmp_path).keys() == {"bbox", "bbox_TTA"}
+    assert read_results(tmp_path)["bbox"] == read_results(trained)["bbox"]
+
+
+def test_resuming_continues_after_the_last_iteration(tiny, tmp_path):
+    assert run("SOLVER.MAX_ITER", 2, "OUTPUT_DIR", tmp_path) == 0
+    assert run("SOLVER.MAX_ITER", 4, "OUTPUT_DIR", tmp_path, flags=["--resume"]) == 0
+    trainer = torch.load(tmp_path / "model_final.pth", weights_only=True)["trainer"]
+    assert trainer["iteration"] == 3
+    steps = [state["step"].item() for state in trainer["_trainer"]["optimizer"]["state"].values()]
+    assert set(steps) == {4}
+
+
+def test_an_interrupt_saves_and_says_how_to_continue(tiny, tmp_path, capsys, monkeypatch):
+    whole_step = TrainStep.run_step
+
+    def interrupted_step(self):
+        whole_step(self)
+        if self.iter == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(TrainStep, "run_step", interrupted_step)
+    assert run("SOLVER.MAX_ITER", 50, "OUTPUT_DIR", tmp_path) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def error_of(capsys, *options, flags=()):
+    assert run(*options, flags=flags) == 2
+    message = capsys.readouterr().err
+    errors = [line for line in message.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in message
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["SOLVER.MAX_ITERS", 3], ["SOLVER.MAX_ITERS", "SOLVER.MAX_ITER?"]),
+        (["SOLVER.MAX_ITER", "soon"], ["SOLVER.MAX_ITER", "int", "soon"]),
+        (["MODEL.WEIGHTS", "gone.pth"], ["MODEL.WEIGHTS", "gone.pth"]),
+        (["MODEL.BACKBONE.NAME", "build_resnet"], ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"]),
+        (["MODEL.ROI_HEADS.IN_FEATURES", "['p2','p9']"], ["MODEL.ROI_HEADS.IN_FEATURES", "p9", "p5"]),
+        (["DATASETS.TRAIN", "('tinny',)"], ["tinny"]),
+        (["MODEL.SparseRCNN.NUM_CLASSES", 4], ["MODEL.SparseRCNN.NUM_CLASSES", "4", "3"]),
+        (["SOLVER.OPTIMIZER", "LION"], ["SOLVER.OPTIMIZER", "LION", "ADAMW"]),
+        (["SOLVER.LR_SCHEDULER_NAME", "Never"], ["SOLVER.LR_SCHEDULER_NAME", "OneCycle"]),
+        (["SOLVER.AMP.PRECISION", "int8"], ["SOLVER.AMP.PRECISION", "bfloat16"]),
+    ],
+)
+def test_mistakes_in_the_config(tiny, tmp_path, capsys, options, words):
+    message = error_of(capsys, "OUTPUT_DIR", tmp_path, *options)
+    assert all(word in message for word in words), message
+
+
+def test_resume_without_a_checkpoint(tiny, tmp_path, capsys):
+    assert str(tmp_path) in error_of(capsys, "OUTPUT_DIR", tmp_path, flags=["--resume"])
+
+
+def test_checkpoint_of_another_architecture(trained, tmp_path, capsys):
+    options = ["MODEL.WEIGHTS", trained / "model_final.pth", "MODEL.SparseRCNN.DIM_DYNAMIC", 4, "OUTPUT_DIR", tmp_path]
+    assert "another architecture" in error_of(capsys, *options)
+
+
+def test_the_program_itself_ends_with_status_2_and_one_line():
+    command = [sys.executable, ROOT / "train_net.py", "--config-file", "nowhere.yaml"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1] == "error: config file nowhere.yaml does not exist"
+    assert "Traceback" not in result.stderr
