@@ -39,7 +39,7 @@ class Conv2d(torch.nn.Conv2d):
         return x
 
 
-def cat(tensors: list[Tensor] | tuple[Tensor, ...], dim: int = 0) -> Tensor:
+def cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
     """`torch.cat` that does not copy a single tensor."""
     assert isinstance(tensors, (list, tuple))
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
@@ -59,8 +59,8 @@ def empty_input_loss_func_wrapper(loss_func: Callable[..., Tensor]) -> Callable[
 cross_entropy = empty_input_loss_func_wrapper(F.cross_entropy)
 
 
-def nonzero_tuple(x: Tensor) -> tuple[Tensor, ...] | list[Tensor]:
-    """`x.nonzero(as_tuple=True)`, also inside TorchScript."""
+def nonzero_tuple(x: Tensor):
+    """`x.nonzero(as_tuple=True)`, also inside TorchScript (where it is a list, so no annotation fits both)."""
     if torch.jit.is_scripting():
         if x.dim() == 0:
             return x.unsqueeze(0).nonzero().unbind(1)

@@ -31,11 +31,14 @@ from .roi_heads import (
     build_mask_head,
     build_roi_heads,
 )
+from .test_time_augmentation import DatasetMapperTTA, GeneralizedRCNNWithTTA
 
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",
     "BACKBONE_REGISTRY",
     "FPN",
+    "DatasetMapperTTA",
+    "GeneralizedRCNNWithTTA",
     "META_ARCH_REGISTRY",
     "PROPOSAL_GENERATOR_REGISTRY",
     "ROI_BOX_HEAD_REGISTRY",

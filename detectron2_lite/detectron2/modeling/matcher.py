@@ -3,8 +3,6 @@
 Ren et al., Faster R-CNN, NeurIPS 2015, section 3.1.2.
 """
 
-from typing import List  # noqa: UP035  TorchScript classes are compiled from these annotations
-
 import torch
 
 from detectron2.layers import nonzero_tuple
@@ -23,13 +21,13 @@ class Matcher:
             bad.
     """
 
-    def __init__(self, thresholds: List[float], labels: List[int], allow_low_quality_matches: bool = False):  # noqa: UP006
+    def __init__(self, thresholds: list[float], labels: list[int], allow_low_quality_matches: bool = False):
         thresholds = thresholds[:]
         assert thresholds[0] > 0
         thresholds.insert(0, -float("inf"))
         thresholds.append(float("inf"))
-        assert all([low <= high for (low, high) in zip(thresholds[:-1], thresholds[1:])])  # noqa: B905, C419
-        assert all([label in [-1, 0, 1] for label in labels])  # noqa: C419
+        assert all([low <= high for (low, high) in zip(thresholds[:-1], thresholds[1:])])  # noqa: B905
+        assert all([label in [-1, 0, 1] for label in labels])
         assert len(labels) == len(thresholds) - 1
         self.thresholds = thresholds
         self.labels = labels

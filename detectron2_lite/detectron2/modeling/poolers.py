@@ -38,9 +38,16 @@ def assign_boxes_to_levels(
 def convert_boxes_to_pooler_format(box_lists: list[Boxes]) -> Tensor:
     """(N, 5), image index and xyxy, for the N boxes of all images in order."""
     boxes = torch.cat([x.tensor for x in box_lists], dim=0)
-    sizes = shapes_to_tensor([len(x.tensor) for x in box_lists], device=boxes.device)
+    sizes = shapes_to_tensor([x.tensor.shape[0] for x in box_lists], device=boxes.device)
     image_index = torch.arange(len(box_lists), dtype=boxes.dtype, device=boxes.device)
     return cat([torch.repeat_interleave(image_index, sizes, dim=0)[:, None], boxes], dim=1)
+
+
+@torch.jit.script_if_tracing
+def _pooled_zeros(rois: Tensor, features: Tensor, size: list[int]) -> Tensor:
+    # Scripted while tracing, so that the number of boxes does not become a constant of the traced graph.
+    shape = (rois.shape[0], features.shape[1], size[0], size[1])
+    return torch.zeros(shape, dtype=features.dtype, device=features.device)
 
 
 class ROIPooler(nn.Module):
@@ -108,7 +115,7 @@ class ROIPooler(nn.Module):
             f"unequal value, x[0] batch dim 0 is {x[0].size(0)}, but box_list has length {len(box_lists)}"
         )
         if len(box_lists) == 0:
-            return x[0].new_zeros((0, x[0].shape[1], *self.output_size))
+            return _pooled_zeros(x[0], x[0], self.output_size)  # no images, so no boxes
         rois = convert_boxes_to_pooler_format(box_lists)
         if num_levels == 1:
             return self.level_poolers[0](x[0], rois)
@@ -116,7 +123,7 @@ class ROIPooler(nn.Module):
         levels = assign_boxes_to_levels(
             box_lists, self.min_level, self.max_level, self.canonical_box_size, self.canonical_level
         )
-        output = x[0].new_zeros((len(rois), x[0].shape[1], *self.output_size))
+        output = _pooled_zeros(rois, x[0], self.output_size)
         for level, pooler in enumerate(self.level_poolers):
             inds = nonzero_tuple(levels == level)[0]
             output.index_put_((inds,), pooler(x[level], rois[inds]))
