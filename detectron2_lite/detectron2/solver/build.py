@@ -3,6 +3,7 @@
 import copy
 import itertools
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -13,7 +14,6 @@ from fvcore.common.param_scheduler import (
     CosineParamScheduler,
     MultiStepParamScheduler,
     ParamScheduler,
-    StepWithFixedGammaParamScheduler,
 )
 from torch import nn
 from torch.optim import Optimizer
@@ -236,21 +236,25 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
 
 def _param_scheduler(solver: CfgNode) -> ParamScheduler:
     """The schedule without warm-up, as a factor of the learning rate."""
-    name = solver.LR_SCHEDULER_NAME
+    name, max_iter = solver.LR_SCHEDULER_NAME, solver.MAX_ITER
     if name == "WarmupMultiStepLR":
-        steps = [x for x in solver.STEPS if x <= solver.MAX_ITER]
+        steps = [x for x in solver.STEPS if x <= max_iter]
         if len(steps) != len(solver.STEPS):
             logging.getLogger(__name__).warning(
                 "SOLVER.STEPS contains values larger than SOLVER.MAX_ITER. These values will be ignored."
             )
-        values = [solver.GAMMA**k for k in range(len(steps) + 1)]
-        return MultiStepParamScheduler(values=values, milestones=steps, num_updates=solver.MAX_ITER)
+        return _decay_at(steps, solver.GAMMA, max_iter)
+    if name == "WarmupStepWithFixedGammaLR":
+        pieces = solver.NUM_DECAYS + 1
+        return _decay_at([math.ceil(k * max_iter / pieces) for k in range(1, pieces)], solver.GAMMA, max_iter)
     if name == "WarmupCosineLR":
         end_value = solver.BASE_LR_END / solver.BASE_LR
         assert 0.0 <= end_value <= 1.0, end_value
         return CosineParamScheduler(1, end_value)
-    if name == "WarmupStepWithFixedGammaLR":
-        return StepWithFixedGammaParamScheduler(
-            base_value=1.0, gamma=solver.GAMMA, num_decays=solver.NUM_DECAYS, num_updates=solver.MAX_ITER
-        )
     raise ValueError(f"Unknown LR scheduler: {name}")
+
+
+def _decay_at(steps: list[int], gamma: float, max_iter: int) -> ParamScheduler:
+    """1, then multiplied by gamma at every step."""
+    values = [gamma**k for k in range(len(steps) + 1)]
+    return MultiStepParamScheduler(values=values, milestones=steps, num_updates=max_iter)
