@@ -122,8 +122,9 @@ class ResizeShortestEdge(Augmentation):
             )
         self._init(locals())
 
+    # Without annotations: scripting `get_output_shape` would compile the types they name.
     @torch.jit.unused
-    def get_transform(self, image: np.ndarray) -> Transform:
+    def get_transform(self, image):
         h, w = image.shape[:2]
         if self.is_range:
             size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
