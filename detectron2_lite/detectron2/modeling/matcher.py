@@ -8,6 +8,7 @@ import torch
 from detectron2.layers import nonzero_tuple
 
 
+# TorchScript compiles this class; that is why its loops and lists are so plain.
 class Matcher:
     """Matches each prediction to its best ground truth, and labels it by how good that match is.
 

@@ -155,7 +155,7 @@ class ResNet(Backbone):
             assert len(values) == num_blocks, (
                 f"Argument '{name}_per_block' of make_stage should have the same length as num_blocks={num_blocks}."
             )
-            assert name not in shared, f"Cannot call make_stage with both {name} and {name}_per_block!"
+            assert name not in shared, f"Cannot call make_stage with both {name}_per_block and {name}!"
         blocks = []
         for i in range(num_blocks):
             own = {name: values[i] for name, values in per_block.items()}
