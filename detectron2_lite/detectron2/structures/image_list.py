@@ -6,6 +6,8 @@ import torch
 from torch import device
 from torch.nn import functional as F
 
+from detectron2.layers.wrappers import shapes_to_tensor
+
 
 class ImageList:
     """Images padded at the right and the bottom to a common size.
@@ -58,7 +60,7 @@ class ImageList:
             assert t.shape[:-2] == tensors[0].shape[:-2], t.shape
 
         image_sizes = [(t.shape[-2], t.shape[-1]) for t in tensors]
-        sizes = [_stack_size(size) for size in image_sizes]
+        sizes = [shapes_to_tensor([size[0], size[1]]) for size in image_sizes]
         max_size = torch.stack(sizes).max(0).values
         if padding_constraints is not None:
             square_size = padding_constraints.get("square_size", 0)
@@ -77,15 +79,6 @@ class ImageList:
         for i, t in enumerate(tensors):
             batch[i, ..., : t.shape[-2], : t.shape[-1]].copy_(t)
         return ImageList(batch, image_sizes)
-
-
-def _stack_size(size: tuple[int, int]) -> torch.Tensor:
-    """(2,) tensor of (height, width), which stays symbolic while tracing."""
-    if torch.jit.is_scripting():
-        return torch.tensor([size[0], size[1]])
-    if torch.jit.is_tracing():
-        return torch.stack(size)  # lengths are tensors then
-    return torch.as_tensor(size)
 
 
 @torch.jit.unused
