@@ -1,10 +1,12 @@
 """ResNet, FPN, their builders, and the registries that configs choose models from."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from detectron2.config import get_cfg
 from detectron2.layers import CNNBlockBase, DeformConv, FrozenBatchNorm2d, ModulatedDeformConv, ShapeSpec
 from detectron2.modeling import (
@@ -22,6 +24,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7, bu
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, DeformBottleneckBlock
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.feature_extraction import create_feature_extractor
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -70,6 +73,31 @@ def test_resnet_outputs_are_as_declared(depth, channels):
     for name, feature in out.items():
         s = shapes[name]
         assert feature.shape == (1, s.channels, -(-65 // s.stride), 64 // s.stride)
+
+
+def torchvision_name(name: str) -> str:
+    """What torchvision calls a parameter of our ResNet."""
+    name = name.removeprefix("stem.").replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
+    name = re.sub(r"^res(\d)", lambda m: f"layer{int(m[1]) - 1}", name)
+    return re.sub(r"conv(\d)\.norm", r"bn\1", name)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_resnet_equals_that_of_torchvision(depth):
+    torch.manual_seed(0)
+    cfg = resnet_cfg(depth, NORM="BN", STRIDE_IN_1X1=False)
+    net = build_resnet_backbone(cfg, ShapeSpec(channels=3)).eval()
+    reference = getattr(torchvision.models, f"resnet{depth}")(weights=None).eval()
+    for module in reference.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.running_mean)
+    weights = reference.state_dict()
+    net.load_state_dict({name: weights[torchvision_name(name)] for name in net.state_dict()})
+    features = {f"layer{i}": f"res{i + 1}" for i in range(1, 5)}
+    expected = create_feature_extractor(reference, features)
+    x = torch.randn(1, 3, 64, 96)
+    torch.testing.assert_close(net(x), expected(x), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("depth, convs", [(18, 17), (34, 33), (50, 49), (101, 100), (152, 151)])

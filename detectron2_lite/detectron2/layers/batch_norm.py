@@ -44,7 +44,7 @@ class FrozenBatchNorm2d(nn.Module):
             bias = self.bias - self.running_mean * scale
             scale = scale.reshape(1, -1, 1, 1).to(x.dtype)
             bias = bias.reshape(1, -1, 1, 1).to(x.dtype)
-            return x * scale + bias
+            return torch.addcmul(bias, x, scale)  # one pass over x, which it need not keep
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
         )
