@@ -42,7 +42,6 @@ class DetectionCheckpointer(Checkpointer):
         if save_to_disk is None:
             save_to_disk = comm.is_main_process()
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
-        self.logger = logging.getLogger(__name__)
         self.path_manager = PathManager
         self._parsed_url_during_load: ParseResult | None = None
 
@@ -52,7 +51,7 @@ class DetectionCheckpointer(Checkpointer):
         Returns:
             What else the file holds, for example "iteration".
         """
-        self.logger.info(f"[DetectionCheckpointer] Loading from {path} ...")
+        logging.getLogger(__name__).info(f"[DetectionCheckpointer] Loading from {path} ...")
         if path:
             self._parsed_url_during_load = urlparse(path)
             path = self.path_manager.get_local_path(self._parsed_url_during_load._replace(query="").geturl())
