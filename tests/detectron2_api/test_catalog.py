@@ -1,7 +1,6 @@
 """DatasetCatalog, MetadataCatalog and Metadata."""
 
 import pytest
-
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 

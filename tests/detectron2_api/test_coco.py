@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import convert_to_coco_json, load_coco_json, register_coco_instances
 from detectron2.data.datasets.coco import convert_to_coco_dict

@@ -8,8 +8,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import SequentialSampler
-
 from detectron2.data.samplers import (
     GroupedBatchSampler,
     InferenceSampler,
@@ -18,6 +16,7 @@ from detectron2.data.samplers import (
     TrainingSampler,
 )
 from detectron2.utils import comm
+from torch.utils.data import SequentialSampler
 
 
 def take(sampler, n):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
-
 from detectron2.data import transforms as T
+from PIL import Image, ImageOps
 
 
 def image_of(h, w, channels=3, seed=0):

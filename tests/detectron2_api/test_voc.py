@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_voc_instances, register_pascal_voc
 from detectron2.structures import BoxMode

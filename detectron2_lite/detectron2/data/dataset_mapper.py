@@ -66,8 +66,8 @@ class DatasetMapper:
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
         image = aug_input.image
-        # Contiguous memory is what data loader workers share fastest.
-        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        # A copy even where the layout fits: arrays made from PIL images are read-only, tensors are not.
+        dataset_dict["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
         if not self.is_train:
             dataset_dict.pop("annotations", None)
