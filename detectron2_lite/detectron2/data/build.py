@@ -128,6 +128,20 @@ def worker_init_reset_seed(worker_id: int) -> None:
     seed_all_rng(torch.initial_seed() % 2**31 + worker_id)
 
 
+def _batch_size_of_process(total_batch_size: int | None, single_gpu_batch_size: int | None) -> int:
+    if single_gpu_batch_size:
+        if total_batch_size:
+            raise ValueError(
+                "total_batch_size and single_gpu_batch_size are mutually incompatible. Please specify one."
+            )
+        return single_gpu_batch_size
+    world_size = get_world_size()
+    assert total_batch_size > 0 and total_batch_size % world_size == 0, (
+        f"Total batch size ({total_batch_size}) must be divisible by the number of gpus ({world_size})."
+    )
+    return total_batch_size // world_size
+
+
 def build_batch_data_loader(
     dataset: data.Dataset,
     sampler: data.Sampler | None,
@@ -158,19 +172,7 @@ def build_batch_data_loader(
         prefetch_factor, persistent_workers, pin_memory, kwargs: see torch's `DataLoader`.
         seed: of the worker processes' random numbers.
     """
-    if single_gpu_batch_size:
-        if total_batch_size:
-            raise ValueError(
-                "total_batch_size and single_gpu_batch_size are mutually incompatible. Please specify one."
-            )
-        batch_size = single_gpu_batch_size
-    else:
-        world_size = get_world_size()
-        assert total_batch_size > 0 and total_batch_size % world_size == 0, (
-            f"Total batch size ({total_batch_size}) must be divisible by the number of gpus ({world_size})."
-        )
-        batch_size = total_batch_size // world_size
-
+    batch_size = _batch_size_of_process(total_batch_size, single_gpu_batch_size)
     if isinstance(dataset, data.IterableDataset):
         assert sampler is None, "sampler must be None if dataset is IterableDataset"
     else:
