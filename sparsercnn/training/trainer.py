@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_train_loader
 from detectron2.engine import DefaultTrainer
 from detectron2.engine.defaults import create_ddp_model
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data import SparseRCNNDatasetMapper
 from ..errors import InputError
+from ..evaluation import FastCOCOEvaluator
 from ..inference import prepare_for_inference
 from ..tta import SparseRCNNWithTTA
 from .checkpoint import SparseRCNNCheckpointer
@@ -86,7 +87,7 @@ class Trainer(DefaultTrainer):
             return PascalVOCDetectionEvaluator(dataset_name)
         if kind == "coco":
             folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-            return COCOEvaluator(dataset_name, output_dir=folder)
+            return FastCOCOEvaluator(dataset_name, output_dir=folder)
         raise InputError(f"data set {dataset_name} has evaluator_type {kind!r}; only coco and pascal_voc are evaluated")
 
     @classmethod
