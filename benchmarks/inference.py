@@ -1,0 +1,106 @@
+"""Whole-detector inference: `prepare_for_inference` against the unprepared eager model with detectron2's ROIPooler.
+
+    python -m benchmarks.inference [--json FILE] [--profile] [--repeats N] [--device cuda] [KEY VALUE …]
+
+R50-FPN with six stages and random weights that `models.act_trained` makes behave like trained ones. Agreement is
+printed before times: every proposal of the last stage is compared with the same one of the baseline, its best score and
+its box in pixels.
+"""
+
+import argparse
+import copy
+
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+from sparsercnn import prepare_for_inference
+
+from . import harness, limits
+from .models import act_trained, add_config_options, baseline_config, load_config, random_images
+
+BASELINE = "unprepared eager float32 model with ROIPooler"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build_models(args: argparse.Namespace) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """The baseline, and ours by "PRECISION eager" and "PRECISION compiled"."""
+    cfg = load_config("sparsercnn.res50.300pro.3x.yaml", args)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    generator = torch.Generator().manual_seed(0)
+    act_trained(model.cpu(), generator)
+    model.to(args.device)
+    baseline = build_model(baseline_config(cfg)).eval()
+    baseline.load_state_dict(model.state_dict())
+    ours = {}
+    for precision in args.precision:
+        for mode in args.mode:
+            # Each from a copy, so that what one compiles does not serve another.
+            prepared = prepare_for_inference(copy.deepcopy(model), DTYPES[precision], compile=mode == "compiled")
+            ours[f"{precision} {mode}"] = prepared
+    return baseline, ours
+
+
+@torch.no_grad()
+def agreement(baseline: nn.Module, ours: nn.Module, inputs: list[dict]) -> tuple[float, float]:
+    """Largest difference of scores, and of box corners in pixels, over all proposals of the last stage."""
+    pairs = zip(ours.predict_stages(inputs), baseline.predict_stages(inputs), strict=True)
+    last = [(found[-1], expected[-1]) for found, expected in pairs]
+    scores = max((a.scores - b.scores).abs().max().item() for a, b in last)
+    boxes = max((a.pred_boxes.tensor - b.pred_boxes.tensor).abs().max().item() for a, b in last)
+    return scores, boxes
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = harness.argument_parser(__doc__, repeats=7)
+    parser.add_argument("--size", nargs=2, type=int, default=(800, 1216), metavar=("H", "W"))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--precision", nargs="+", choices=DTYPES, default=["fp32", "bf16"])
+    parser.add_argument("--mode", nargs="+", choices=["eager", "compiled"], default=["eager", "compiled"])
+    add_config_options(parser)
+    args = parser.parse_intermixed_args(argv)
+
+    baseline, ours = build_models(args)
+    inputs = random_images(args.batch, *args.size, torch.Generator().manual_seed(1))
+    for name, model in ours.items():
+        scores, boxes = agreement(baseline, model, inputs)
+        print(f"{name}: all proposals agree to {scores:.1e} in score and {boxes:.1e} pixels in boxes")
+
+    def run_baseline() -> list[dict]:
+        with torch.no_grad():
+            return baseline(inputs)
+
+    title = f"batch {args.batch}, {args.size[0]}×{args.size[1]}, {baseline.num_proposals} proposals"
+    cases = {f"{name}, {title}": (lambda model=model: model(inputs)) for name, model in ours.items()}
+    comparisons = harness.compare(BASELINE, run_baseline, cases, args.repeats, args.device, warmup=2)
+    work = limits.count_work(lambda: baseline(inputs))
+    for precision in args.precision:
+        of_precision = [c for c in comparisons if c.case.startswith(precision)]
+        rates = limits.measure_rates(args.device, DTYPES[precision])
+        limits.print_shares(work, rates, of_precision, precision)
+    for comparison in comparisons:
+        print(f"{comparison.case}: {1000 * args.batch / comparison.row()['ours_ms']:.2f} images/s")
+    if args.profile:
+        harness.print_profile("Baseline", run_baseline, parts(baseline), args.device)
+        for name, model in ours.items():
+            # A compiled part cannot be taken apart: there, only operators and kernels are listed.
+            inner = parts(model.model) if name.endswith("eager") else {}
+            harness.print_profile(name, lambda model=model: model(inputs), inner, args.device)
+    harness.finish(args, comparisons)
+
+
+def parts(model: nn.Module) -> harness.Parts:
+    head = model.head
+    return {
+        "backbone": (model.backbone, "forward"),
+        "backbone: bottom-up": (model.backbone.bottom_up, "forward"),
+        "head": (head, "forward"),
+        "head: pyramid for pooling": (head.routing, "prepare"),
+        "head: pooling": (head.routing, "forward"),
+        **{f"head: stage {i} without pooling": (stage, "forward") for i, stage in enumerate(head.head_series)},
+    }
+
+
+if __name__ == "__main__":
+    main()

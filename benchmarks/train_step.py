@@ -1,0 +1,170 @@
+"""A training step: the default training path against detectron2's parts as the published code uses them.
+
+    python -m benchmarks.train_step [--json FILE] [--profile] [--repeats N] [--device cuda] [KEY VALUE …]
+
+The baseline is an eager model with ROIPooler, one AdamW group for each parameter, and matching stage by stage with
+costs across images. Losses and gradients of both are compared before they are timed. Peak memory, in MiB, is that of a
+fresh process which runs two steps; it includes the libraries.
+"""
+
+import argparse
+import multiprocessing
+import re
+import resource
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import SimpleTrainer
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from sparsercnn.training import TrainStep, build_optimizer
+from sparsercnn.training.model import prepare_for_training
+
+from . import harness, limits
+from .baselines import PerStageCriterion, per_parameter_adamw
+from .models import act_trained, add_config_options, baseline_config, load_config, random_images, random_targets
+
+BASELINE = "eager, ROIPooler, AdamW group per parameter, matching per stage"
+CHECKPOINTING = "MODEL.GRADIENT_CHECKPOINTING"
+VARIANTS = ("baseline", "ours", "ours with gradient checkpointing")
+
+
+class Steps:
+    """One variant: its model, and optimizer steps on the same batch again and again."""
+
+    def __init__(self, args: argparse.Namespace, variant: str):
+        cfg = load_config("sparsercnn.res50.100pro.3x.yaml", args)
+        if "checkpointing" in variant:
+            cfg.merge_from_list([CHECKPOINTING, "True"])
+        torch.manual_seed(0)
+        if variant == "baseline":
+            self.model, step = _baseline(baseline_config(cfg))
+        else:
+            self.model, step = _ours(cfg, args.precision)
+        act_trained(self.model, torch.Generator(args.device).manual_seed(0))
+        self.batch = _batch(args, cfg.MODEL.SparseRCNN.NUM_CLASSES)
+        self._step = step(self._batches())
+
+    def _batches(self) -> Iterator[list[dict]]:
+        while True:
+            yield self.batch
+
+    def losses_and_gradients(self) -> tuple[dict[str, float], list[Tensor]]:
+        """Of the batch, in float32, leaving weights and gradients as they are."""
+        losses = self.model(self.batch)
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(sum(losses.values()), trainable)
+        return {name: loss.item() for name, loss in losses.items()}, list(gradients)
+
+    def run(self) -> None:
+        with EventStorage():
+            self._step.run_step()
+
+
+Maker = Callable[[Iterator[list[dict]]], SimpleTrainer]
+
+
+def _baseline(cfg: CfgNode) -> tuple[nn.Module, Maker]:
+    model = build_model(cfg).train()
+    model.criterion = PerStageCriterion(model.criterion)
+    solver = cfg.SOLVER
+    optimizer = per_parameter_adamw(model, solver.BASE_LR, solver.WEIGHT_DECAY, solver.CLIP_GRADIENTS.CLIP_VALUE)
+    return model, lambda batches: SimpleTrainer(model, batches, optimizer)
+
+
+def _ours(cfg: CfgNode, precision: str) -> tuple[nn.Module, Maker]:
+    model = build_model(cfg).train()
+    prepare_for_training(cfg, model)
+    optimizer = build_optimizer(cfg, model)
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return model, lambda batches: TrainStep(model, batches, optimizer, precision=dtype)
+
+
+def _batch(args: argparse.Namespace, num_classes: int) -> list[dict]:
+    generator = torch.Generator().manual_seed(1)
+    images = random_images(args.batch, *args.size, generator)
+    targets = random_targets(args.batch, args.objects, *args.size, num_classes, generator)
+    return [x | {"instances": t} for x, t in zip(images, targets, strict=True)]
+
+
+def check(baseline: Steps, ours: Steps) -> None:
+    """Losses must be equal to 1e-4 of each, gradients to 1e-4 of the norm of all."""
+    (expected, theirs), (losses, gradients) = baseline.losses_and_gradients(), ours.losses_and_gradients()
+    assert losses.keys() == expected.keys()
+    of_losses = max(abs(losses[name] / expected[name] - 1) for name in losses)
+    squares = sum((a - b).square().sum() for a, b in zip(gradients, theirs, strict=True))
+    of_gradients = (squares / sum(g.square().sum() for g in theirs)).sqrt().item()
+    print(f"largest relative difference of losses {of_losses:.1e}; of the gradient {of_gradients:.1e} of its norm")
+    assert of_losses < 1e-4 and of_gradients < 1e-4, "losses or gradients differ from the baseline's"
+
+
+def peak_memory(args: argparse.Namespace, variant: str) -> float:
+    """MiB that a process needs at most for two steps: resident memory, or on a GPU what tensors take there."""
+    steps = Steps(args, variant)
+    for _ in range(2):
+        steps.run()
+    if args.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage would tell the peak of the process that started this one, if it is higher
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measure_memory(args: argparse.Namespace) -> list[harness.Comparison]:
+    peaks = {}
+    for variant in VARIANTS:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            peaks[variant] = fresh.submit(peak_memory, args, variant).result()
+    title = f"peak memory in MiB (not ms), {args.batch} images of {args.size[0]}×{args.size[1]}"
+    return [
+        harness.Comparison(f"{variant}: {title}", BASELINE, [peaks["baseline"]], [peaks[variant]])
+        for variant in VARIANTS[1:]
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = harness.argument_parser(__doc__, repeats=7)
+    parser.add_argument("--size", nargs=2, type=int, default=(480, 640), metavar=("H", "W"))
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--objects", type=int, default=10, help="in each image")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="of ours when timed")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    add_config_options(parser)
+    args = parser.parse_intermixed_args(argv)
+
+    memory = [] if args.no_memory else measure_memory(args)
+    baseline, *ours = (Steps(args, variant) for variant in VARIANTS)
+    for steps in ours:
+        check(baseline, steps)
+    title = f"training step, {args.precision}, {args.batch} images of {args.size[0]}×{args.size[1]}"
+    title += f", {baseline.model.num_proposals} proposals"
+    cases = {f"{variant}: {title}": steps.run for variant, steps in zip(VARIANTS[1:], ours, strict=True)}
+    work = limits.count_work(baseline.run)
+    comparisons = harness.compare(BASELINE, baseline.run, cases, args.repeats, args.device)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.precision]
+    limits.print_shares(work, limits.measure_rates(args.device, dtype), comparisons[:1], args.precision)
+    if args.profile:
+        harness.print_profile("Baseline", baseline.run, parts(baseline.model), args.device)
+        harness.print_profile("Ours", ours[0].run, parts(ours[0].model), args.device)
+    harness.finish(args, comparisons + memory)
+
+
+def parts(model: nn.Module) -> harness.Parts:
+    """Forward only: what the backward pass takes is among the operators."""
+    return {
+        "backbone": (model.backbone, "forward"),
+        "head": (model.head, "forward"),
+        "head: pyramid for pooling": (model.head.routing, "prepare"),
+        "head: pooling": (model.head.routing, "forward"),
+        "matching and losses": (model.criterion, "forward"),
+    }
+
+
+if __name__ == "__main__":
+    main()
