@@ -18,6 +18,13 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.MODEL.CHANNELS_LAST = True
     # Apply frozen batch norms to the convolution weights, not the activations: the same numbers, less memory traffic.
     cfg.MODEL.FOLD_FROZEN_BN = True
+    # Keep only the inputs of backbone blocks and refinement stages in training and compute the rest again in the
+    # backward pass: the same numbers, less memory, more time.
+    cfg.MODEL.GRADIENT_CHECKPOINTING = False
+
+    # Decode large JPEGs at a half, a quarter or an eighth where the resize would shrink them as far anyway: faster,
+    # and as close to the full decode as another resize filter would be.
+    cfg.INPUT.REDUCED_JPEG_DECODE = False
 
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
@@ -25,6 +32,8 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images.
     cfg.SOLVER.ACCUMULATE = 1
+    # Train through torch.compile; takes minutes to start.
+    cfg.SOLVER.COMPILE = False
     # Of SOLVER.AMP: "float16" or "bfloat16".
     cfg.SOLVER.AMP.PRECISION = "float16"
 

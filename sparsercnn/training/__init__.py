@@ -1,6 +1,7 @@
 """Training and evaluation: optimizer, schedule, the training step, safe checkpoints, and the `Trainer` around them."""
 
 from .checkpoint import SparseRCNNCheckpointer
+from .model import prepare_for_training
 from .optimizer import build_optimizer
 from .schedule import build_lr_scheduler
 from .setup import check_config, choose_device, merge_config
@@ -16,4 +17,5 @@ __all__ = [
     "check_config",
     "choose_device",
     "merge_config",
+    "prepare_for_training",
 ]

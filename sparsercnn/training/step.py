@@ -54,7 +54,9 @@ class TrainStep(SimpleTrainer):
                 for name, loss in self._forward_backward(batch, share).items():
                     losses[name] = losses.get(name, 0.0) + loss
         self.after_backward()
-        self._write_metrics(losses, data_time)
+        # All losses in one transfer from the device, rather than one each.
+        values = torch.stack(list(losses.values())).tolist()
+        self._write_metrics({name: torch.tensor(v) for name, v in zip(losses, values, strict=True)}, data_time)
         # Gradient clipping, a hook of the optimizer, must see the true gradients.
         self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)

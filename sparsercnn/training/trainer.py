@@ -27,6 +27,7 @@ from ..inference import prepare_for_inference
 from ..tta import SparseRCNNWithTTA
 from .checkpoint import SparseRCNNCheckpointer
 from .interrupt import StopAtInterrupt
+from .model import prepare_for_training
 from .optimizer import build_optimizer
 from .schedule import build_lr_scheduler
 from .step import TrainStep
@@ -48,6 +49,7 @@ class Trainer(DefaultTrainer):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        prepare_for_training(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
@@ -70,7 +72,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        return build_detection_train_loader(cfg, mapper=SparseRCNNDatasetMapper(cfg, is_train=True))
+        mapper = SparseRCNNDatasetMapper(cfg, is_train=True)
+        # Only from page-locked memory can a GPU fetch images while it computes.
+        return build_detection_train_loader(cfg, mapper=mapper, pin_memory=cfg.MODEL.DEVICE.startswith("cuda"))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:

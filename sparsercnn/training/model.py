@@ -1,0 +1,35 @@
+"""A model made fast, or small in memory, for training."""
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from ..detector import SparseRCNN
+from .frozen_batch_norm import apply_frozen_norms_to_weights
+from .gradient_checkpointing import checkpoint_gradients
+
+
+def prepare_for_training(cfg: CfgNode, model: nn.Module) -> None:
+    """Apply what the config asks for, in place. Results and names in checkpoints stay the same.
+
+    `MODEL.CHANNELS_LAST`, `MODEL.FOLD_FROZEN_BN`, `MODEL.GRADIENT_CHECKPOINTING` and `SOLVER.COMPILE` decide.
+    """
+    if cfg.MODEL.CHANNELS_LAST:
+        # Convolutions take images in the layout of their weights, and so do the feature maps that follow.
+        model.to(memory_format=torch.channels_last)
+    if cfg.MODEL.FOLD_FROZEN_BN:
+        apply_frozen_norms_to_weights(model)
+    if cfg.MODEL.GRADIENT_CHECKPOINTING:
+        checkpoint_gradients(model)
+    if cfg.SOLVER.COMPILE:
+        _compile(model)
+
+
+def _compile(model: nn.Module) -> None:
+    if not isinstance(model, SparseRCNN):
+        model.compile()
+        return
+    # Image sizes vary, so that the backbone is compiled for symbolic ones; the shapes in a stage do not depend on them.
+    model.backbone.compile(dynamic=True)
+    for stage in model.head.head_series:
+        stage.compile(dynamic=False)

@@ -1,0 +1,188 @@
+"""A model prepared for training gives the losses and gradients of the plain one."""
+
+import copy
+import pickle
+import shutil
+from unittest import mock
+
+import pytest
+import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from torch import nn
+from torch.testing import assert_close
+
+from sparsercnn import prepare_for_inference
+from sparsercnn.head import RefinementStage
+from sparsercnn.training.frozen_batch_norm import FrozenNormConv2d, apply_frozen_norms_to_weights
+from sparsercnn.training.model import prepare_for_training
+
+from ..models import image, small_config
+
+PLAIN = {"CHANNELS_LAST": False, "FOLD_FROZEN_BN": False, "GRADIENT_CHECKPOINTING": False}
+
+
+def config(norm="FrozenBN", compile=False, **switches):
+    cfg = small_config()
+    cfg.MODEL.RESNETS.NORM = norm
+    cfg.MODEL.BACKBONE.FREEZE_AT = 2
+    cfg.MODEL.update(PLAIN | switches)
+    cfg.SOLVER.COMPILE = compile
+    return cfg
+
+
+def model(cfg, prepare=True):
+    torch.manual_seed(0)
+    built = build_model(cfg)
+    for module in built.modules():
+        if isinstance(module, (FrozenBatchNorm2d, nn.BatchNorm2d)):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.normal_(module.bias, std=0.2)
+    if prepare:
+        prepare_for_training(cfg, built)
+    return built.train()
+
+
+def batch(sizes=((64, 96), (70, 64))):
+    targets = {
+        "gt_boxes": Boxes(torch.tensor([[4.0, 4, 40, 50], [10, 20, 30, 60]])),
+        "gt_classes": torch.tensor([0, 2]),
+    }
+    return [{"image": image(s, seed=i), "instances": Instances(s, **targets)} for i, s in enumerate(sizes)]
+
+
+def losses_and_gradients(built, inputs=None):
+    losses = built(inputs or batch())
+    built.zero_grad()
+    sum(losses.values()).backward()
+    return losses, {name: p.grad for name, p in built.named_parameters() if p.grad is not None}
+
+
+def assert_same_training(ours, plain, inputs=None):
+    losses, gradients = losses_and_gradients(ours, inputs)
+    expected_losses, expected_gradients = losses_and_gradients(plain, inputs)
+    assert_close(dict(losses), dict(expected_losses), rtol=1e-4, atol=1e-5)
+    assert gradients.keys() == expected_gradients.keys()
+    largest = max(g.norm() for g in expected_gradients.values())
+    for name, expected in expected_gradients.items():
+        assert (gradients[name] - expected).norm() <= 1e-4 * expected.norm() + 1e-7 * largest, name
+
+
+ALL = dict.fromkeys(PLAIN, True)
+SWITCHES = [*({switch: True} for switch in PLAIN), ALL]
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=lambda s: "+".join(s))
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
+def test_each_switch_keeps_losses_and_gradients(switches, norm):
+    ours, plain = model(config(norm, **switches)), model(config(norm), prepare=False)
+    assert_same_training(ours, plain)
+    state, expected = ours.state_dict(), plain.state_dict()
+    assert list(state) == list(expected)
+    # Also the running statistics of batch norms after this step.
+    assert_close(state, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_defaults_switch_on_what_is_exact():
+    cfg = small_config().MODEL
+    assert cfg.CHANNELS_LAST and cfg.FOLD_FROZEN_BN and not cfg.GRADIENT_CHECKPOINTING
+
+
+def test_channels_last_reaches_the_features():
+    built = model(config(CHANNELS_LAST=True))
+    features = built.backbone(built.preprocess_image(batch()).tensor)
+    assert all(f.is_contiguous(memory_format=torch.channels_last) for f in features.values())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_norm_applied_to_weights(bias):
+    torch.manual_seed(0)
+    plain = Conv2d(4, 6, 3, padding=1, stride=2, groups=2, bias=bias, norm=FrozenBatchNorm2d(6), activation=torch.tanh)
+    plain.norm.running_var.uniform_(0.5, 2)
+    plain.norm.running_mean.normal_()
+    ours = copy.deepcopy(plain)
+    apply_frozen_norms_to_weights(ours)
+    x = torch.randn(2, 4, 7, 9)
+    for conv in (plain, ours):
+        conv(x).square().sum().backward()
+    assert_close(ours(x), plain(x))
+    assert_close([p.grad for p in ours.parameters()], [p.grad for p in plain.parameters()], rtol=1e-4, atol=1e-5)
+    with mock.patch.object(FrozenBatchNorm2d, "forward", side_effect=AssertionError("went over the activations")):
+        ours(x)
+
+
+def test_only_frozen_norms_move_to_the_weights():
+    moved = {n for n, m in model(config("BN", FOLD_FROZEN_BN=True)).named_modules() if isinstance(m, FrozenNormConv2d)}
+    assert moved and all(name.startswith(("backbone.bottom_up.stem", "backbone.bottom_up.res2")) for name in moved)
+
+
+def test_frozen_stages_keep_nothing_for_the_backward_pass():
+    built = model(config(CHANNELS_LAST=True, FOLD_FROZEN_BN=True, GRADIENT_CHECKPOINTING=True))
+    res2 = built.backbone.bottom_up(built.preprocess_image(batch()).tensor)["res2"]
+    assert not res2.requires_grad
+
+
+@pytest.mark.parametrize("module", ["stage", "block"])
+def test_checkpointing_keeps_less_for_the_backward_pass(module):
+    def kept(cfg):
+        built, seen = model(cfg), {}
+        if module == "stage":
+            run, inputs = built.head.head_series[1], (torch.randn(2, 10, 32), torch.randn(20, 49, 32))
+        else:
+            run, inputs = built.backbone.bottom_up.res4[1], (torch.randn(2, 256, 8, 8),)
+        inputs = [x.requires_grad_() for x in inputs]
+        parameters = {p.data_ptr() for p in built.parameters()}
+
+        def note(t):
+            if t.data_ptr() not in parameters:
+                seen[t.data_ptr()] = t  # held, so that no address comes twice
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            run(*inputs)
+        return sum(t.numel() for t in seen.values())
+
+    assert kept(config(GRADIENT_CHECKPOINTING=True)) < 0.5 * kept(config())
+
+
+def test_prepared_models_can_be_evaluated_copied_and_pickled():
+    cfg = config(**ALL)
+    trained, plain = model(cfg).eval(), model(config(), prepare=False).eval()
+    inputs = [{"image": image((64, 96))}]
+    expected = plain(inputs)[0]["instances"]
+    for other in (trained, copy.deepcopy(trained), pickle.loads(pickle.dumps(trained)), prepare_for_inference(trained)):
+        with torch.no_grad():
+            found = other(inputs)[0]["instances"]
+        assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
+    clone = copy.deepcopy(trained)
+    nn.init.zeros_(clone.head.head_series[-1].class_logits.weight)
+    with torch.no_grad():
+        assert not torch.equal(clone(inputs)[0]["instances"].scores, expected.scores)
+
+
+def test_bfloat16_is_close_and_computes_boxes_and_losses_in_float32():
+    cfg = config(CHANNELS_LAST=True, FOLD_FROZEN_BN=True)
+    built = model(cfg)
+    expected = built(batch())
+    seen = {}
+    built.criterion.register_forward_hook(lambda _, inputs, output: seen.update(boxes=inputs[1], losses=output))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = built(batch())
+    sum(losses.values()).backward()
+    assert seen["boxes"].dtype == torch.float32
+    assert {loss.dtype for loss in seen["losses"].values()} == {torch.float32}
+    assert all(p.grad.isfinite().all() for p in built.parameters() if p.grad is not None)
+    assert_close(sum(losses.values()), sum(expected.values()), rtol=0.05, atol=0)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_training_is_the_same_for_all_image_sizes():
+    ours, plain = model(config(CHANNELS_LAST=True, FOLD_FROZEN_BN=True, compile=True)), model(config(), prepare=False)
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    assert_same_training(ours, plain)
+    with mock.patch.object(RefinementStage, "forward", side_effect=AssertionError("compiled again")):
+        losses = ours(batch(((96, 128), (128, 100))))
+    assert_close(dict(losses), dict(plain(batch(((96, 128), (128, 100))))), rtol=1e-4, atol=1e-5)
