@@ -204,6 +204,7 @@ def plot(rows: dict[str, dict], path: Path) -> None:
     else:
         right.barh(names, latencies)
         right.invert_yaxis()
+    right.margins(x=0.15)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -218,7 +219,7 @@ def compare(args: argparse.Namespace, command: str) -> str:
     if len(configs) < len(args.configs):
         raise InputError("two neck configs have the same file name, which is what the table calls them")
     runs = list(runs_of(configs, args.seeds, args.iterations, args.output)) if args.train else []
-    for _, cfg in runs:
+    for _, cfg in runs[: len(configs)]:
         check_config(cfg)
     args.output.mkdir(parents=True, exist_ok=True)
     # The progress bar has the terminal; a training run logs to this file.
