@@ -95,5 +95,9 @@ def per_parameter_adamw(model: nn.Module, lr: float, weight_decay: float, max_no
     groups = [{"params": [p], "lr": lr, "weight_decay": weight_decay} for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(groups, lr)
     parameters = [p for group in groups for p in group["params"]]
-    optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(parameters, max_norm))
+
+    def clip(*_) -> None:
+        nn.utils.clip_grad_norm_(parameters, max_norm)
+
+    optimizer.register_step_pre_hook(clip)
     return optimizer

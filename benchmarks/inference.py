@@ -28,9 +28,7 @@ def build_models(args: argparse.Namespace) -> tuple[nn.Module, dict[str, nn.Modu
     cfg = load_config("sparsercnn.res50.300pro.3x.yaml", args)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    generator = torch.Generator().manual_seed(0)
-    act_trained(model.cpu(), generator)
-    model.to(args.device)
+    act_trained(model, torch.Generator().manual_seed(0))
     baseline = build_model(baseline_config(cfg)).eval()
     baseline.load_state_dict(model.state_dict())
     ours = {}

@@ -10,7 +10,7 @@ import argparse
 
 import torch
 from detectron2.modeling import build_backbone
-from torch import Tensor
+from torch import Tensor, nn
 
 from necks.neck import NeckBackbone
 from sparsercnn import prepare_for_inference
@@ -56,9 +56,9 @@ def main(argv: list[str] | None = None) -> None:
     alone, whole, parts = {}, {}, {}
     for name, backbone in backbones.items():
         if type(backbone).forward is NeckBackbone.forward:
-            alone[name] = _run(prepare_for_inference(backbone.neck), features)
+            alone[name] = _run(backbone.neck, features)
         if type(backbone).forward is not NeckBackbone.forward or name == "fpn":
-            whole[name] = _run(prepare_for_inference(backbone), image)
+            whole[name] = _run(backbone, image)
     comparisons = []
     for title, functions in (("neck alone", alone), ("bottom-up network and neck", whole)):
         baseline = functions.pop("fpn")
@@ -71,8 +71,14 @@ def main(argv: list[str] | None = None) -> None:
     harness.finish(args, comparisons)
 
 
-def _run(model: torch.nn.Module, inputs: Tensor | dict[str, Tensor]) -> harness.Function:
-    return lambda: model(inputs)
+def _run(module: nn.Module, inputs: Tensor | dict[str, Tensor]) -> harness.Function:
+    prepared = prepare_for_inference(module).model
+
+    def run() -> dict[str, Tensor]:
+        with torch.inference_mode():
+            return prepared(inputs)
+
+    return run
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Steps:
             self.model, step = _baseline(baseline_config(cfg))
         else:
             self.model, step = _ours(cfg, args.precision)
-        act_trained(self.model, torch.Generator(args.device).manual_seed(0))
+        act_trained(self.model, torch.Generator().manual_seed(0))
         self.batch = _batch(args, cfg.MODEL.SparseRCNN.NUM_CLASSES)
         self._step = step(self._batches())
 
