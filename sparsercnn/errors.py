@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command-line programs print it as `error: …` and exit with status 2.
     """
+
+    def __str__(self) -> str:
+        # From a worker of a data loader it arrives with that process's traceback in front.
+        return super().__str__().rpartition("InputError: ")[2].strip()

@@ -3,36 +3,46 @@
 import copy
 
 import torch
-from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from .fusion import fold_batch_norms, fuse_convolutions
 from .head import RefinementStage
 
 
 def prepare_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32, compile: bool = False) -> nn.Module:
     """A copy of a detector for inference only; it takes and returns what the detector does in eval mode.
 
-    Batch norms are folded into convolutions, convolutions use the channels-last layout, and what the first stage
-    computes without looking at the image is computed once. The model itself stays as it is.
+    Batch norms are folded into convolutions, convolutions use the channels-last layout and take over the activations
+    and additions that follow them, and what the first refinement stage computes without looking at the image is
+    computed once. The model itself stays as it is.
 
     Args:
         model: a `SparseRCNN`, or any detectron2 model.
-        dtype: torch.bfloat16 or torch.float16 run matrix products in that precision (autocast); boxes stay float32.
+        dtype: torch.bfloat16 or torch.float16 run convolutions and matrix products in that precision (autocast); boxes
+            and scores stay float32.
         compile: compile with `torch.compile`, once for each padded image size that comes.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     fold_batch_norms(model)
+    # Once, instead of a cast of every weight in every forward pass under autocast; but for what stays float32.
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and not name.endswith(("class_logits", "bboxes_delta")):
+            module.to(dtype)
     model = model.to(memory_format=torch.channels_last)
     head = getattr(model, "head", None)
     if head is not None and hasattr(head, "head_series"):
         head.head_series[0] = CachedFirstStage(head.head_series[0])
-    return InferenceModel(model, dtype, compile)
+    if compile:
+        _compile(model)
+    else:
+        fuse_convolutions(model)
+    return InferenceModel(model, dtype)
 
 
 class InferenceModel(nn.Module):
     """Runs a prepared model in inference mode, under autocast if `dtype` is not float32."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, compile: bool):
+    def __init__(self, model: nn.Module, dtype: torch.dtype):
         super().__init__()
         self.model = model
         self.dtype = dtype
@@ -57,32 +67,24 @@ class CachedFirstStage(nn.Module):
     def __init__(self, stage: RefinementStage):
         super().__init__()
         self.stage = stage
-        self._key = None
+        self._versions: tuple | None = None
         self._attended: tuple[Tensor, Tensor] | None = None
 
     def forward(self, objects: Tensor, roi_features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        key = (objects._version, *(p._version for p in self.stage.parameters()))
-        if key != self._key:
-            self._key, self._attended = key, self.stage.attend(objects[:1])
+        versions = (objects._version, *(p._version for p in self.stage.parameters()))
+        if versions != self._versions:
+            self._versions, self._attended = versions, self.stage.attend(objects[:1])
         attended, parameters = (t.expand(len(objects), -1, -1) for t in self._attended)
         return self.stage.refine(attended, parameters, roi_features)
 
 
-def fold_batch_norms(model: nn.Module) -> None:
-    """Fold every batch norm that follows a convolution into it, in place.
-
-    Two layouts are known: detectron2's `Conv2d` with a `norm`, and a module or `nn.Sequential` in which a convolution
-    is registered right before a batch norm of its width.
-    """
-    for module in list(model.modules()):
-        norm = getattr(module, "norm", None)
-        if isinstance(module, nn.Conv2d) and isinstance(norm, (FrozenBatchNorm2d, nn.BatchNorm2d)):
-            _fold(module, norm)
-            module.norm = None
-
-
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    bias = 0 if conv.bias is None else conv.bias
-    conv.weight = nn.Parameter(conv.weight * scale.view(-1, 1, 1, 1), requires_grad=False)
-    conv.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias, requires_grad=False)
+def _compile(model: nn.Module) -> None:
+    """Compile the backbone and the refinement stages in place, so that names and interfaces stay."""
+    # Weights become constants: packed for the CPU's kernels, and fused with what follows them.
+    options = {"freezing": True}
+    model.backbone.compile(dynamic=False, options=options)
+    if hasattr(model, "head"):
+        for stage in model.head.head_series:
+            stage = getattr(stage, "stage", stage)
+            stage.refine = torch.compile(stage.refine, dynamic=False, options=options)
+            stage.attend = torch.compile(stage.attend, dynamic=False, options=options)

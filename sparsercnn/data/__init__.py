@@ -1,0 +1,7 @@
+"""Data sets, the dataset mapper and the checks of both."""
+
+from . import builtin  # noqa: F401  registers data sets
+from .checks import check_datasets
+from .mapper import SparseRCNNDatasetMapper
+
+__all__ = ["SparseRCNNDatasetMapper", "check_datasets"]

@@ -1,0 +1,103 @@
+"""From an image's description to what the model is trained on, with the augmentation of Sparse R-CNN."""
+
+import copy
+import random
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+
+from .images import read_image
+
+# Shorter sides before a random crop, as published (they come from DETR).
+CROP_SIZES = (400, 500, 600)
+
+
+class SparseRCNNDatasetMapper:
+    """Flip and resize; or, half of the time, flip, resize to 400–600, crop, and resize.
+
+    Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, section 4.
+
+    Args:
+        is_train: augment, and keep the annotations.
+        before_crop: augmentations of every image.
+        crop: those added to every second image on average; empty for none.
+        resize: the last one.
+        image_format: channel order, see detectron2's `read_image`.
+        reduced_decode: None, or the shorter side in pixels down to which a JPEG may be scaled while it is decoded,
+            which is several times faster than decoding all of it. At least the largest size of `resize`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        before_crop: list[T.Augmentation],
+        crop: list[T.Augmentation],
+        resize: T.Augmentation,
+        image_format: str,
+        reduced_decode: int | None = None,
+    ):
+        self.is_train = is_train
+        self.plain = T.AugmentationList([*before_crop, resize])
+        self.cropped = T.AugmentationList([*before_crop, *crop, resize]) if crop else None
+        self.image_format = image_format
+        self.reduced_decode = reduced_decode
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        # detectron2's own choice of flip and resize; the resize comes first there.
+        resize, *flips = utils.build_augmentation(cfg, is_train)
+        sizes = list(cfg.INPUT.MIN_SIZE_TRAIN) if is_train else [cfg.INPUT.MIN_SIZE_TEST]
+        crop = []
+        if is_train and cfg.INPUT.CROP.ENABLED:
+            crop = [
+                T.ResizeShortestEdge(CROP_SIZES, sample_style="choice"),
+                T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE),
+            ]
+            sizes += CROP_SIZES
+        return {
+            "is_train": is_train,
+            "before_crop": flips,
+            "crop": crop,
+            "resize": resize,
+            "image_format": cfg.INPUT.FORMAT,
+            "reduced_decode": max(sizes) if cfg.INPUT.REDUCED_JPEG_DECODE and min(sizes) > 0 else None,
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """
+        Args:
+            dataset_dict: one image in detectron2's format; left as it is.
+
+        Returns:
+            A copy with `image`, a (3, H, W) uint8 tensor, and in training `instances` instead of `annotations`:
+            without crowds and empty boxes, and possibly none at all. `height` and `width` are those of the file.
+
+        Raises:
+            InputError: the image cannot be read.
+            SizeMismatchError: it has not the size that the annotations say.
+        """
+        dataset_dict = copy.deepcopy(dataset_dict)
+        image, size = read_image(dataset_dict["file_name"], self.image_format, self.reduced_decode)
+        # detectron2 checks an array; only its shape matters.
+        utils.check_image_size(dataset_dict, np.broadcast_to(np.uint8(0), (*size, 3)))
+        augmentations = self.plain
+        if self.cropped is not None and random.random() < 0.5:
+            augmentations = self.cropped
+        inputs = T.AugInput(image)
+        transforms = augmentations(inputs)
+        if image.shape[:2] != size:
+            transforms = T.ResizeTransform(*size, *image.shape[:2]) + transforms
+        dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        annotations = dataset_dict.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            shape = inputs.image.shape[:2]
+            kept = [
+                utils.transform_instance_annotations(a, transforms, shape) for a in annotations if not a.get("iscrowd")
+            ]
+            dataset_dict["instances"] = utils.filter_empty_instances(utils.annotations_to_instances(kept, shape))
+        return dataset_dict
