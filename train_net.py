@@ -31,7 +31,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     add_neck_config(cfg)
     merge_config(cfg, args.config_file, args.opts)
     choose_device(cfg)
-    check_config(cfg, resume=args.resume)
+    check_config(cfg, resume=args.resume, eval_only=args.eval_only)
     cfg.freeze()
     return cfg
 

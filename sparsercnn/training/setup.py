@@ -76,11 +76,12 @@ def choose_device(cfg: CfgNode) -> None:
         cfg.MODEL.DEVICE = "cpu"
 
 
-def check_config(cfg: CfgNode, resume: bool = False) -> None:
+def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -> None:
     """Check that everything the config names exists: components, weights, data sets.
 
     Args:
         resume: there must be a checkpoint in `OUTPUT_DIR`; `MODEL.WEIGHTS` does not matter then.
+        eval_only: the training data need not be there.
 
     Raises:
         InputError: the first that does not.
@@ -93,7 +94,7 @@ def check_config(cfg: CfgNode, resume: bool = False) -> None:
     is_local = "://" not in weights
     if not resume and weights and is_local and not os.path.isfile(weights.partition("?")[0]):
         raise InputError(f"MODEL.WEIGHTS: there is no file {weights}")
-    check_datasets(cfg)
+    check_datasets(cfg, train=not eval_only)
 
 
 def _check_registered(key: str, name: str, registry: Registry) -> None:
