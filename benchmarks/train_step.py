@@ -22,8 +22,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from sparsercnn.training import TrainStep, build_optimizer
-from sparsercnn.training.model import prepare_for_training
+from sparsercnn.training import TrainStep, build_optimizer, prepare_for_training
 
 from . import harness, limits
 from .baselines import PerStageCriterion, per_parameter_adamw
