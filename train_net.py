@@ -19,6 +19,7 @@ from detectron2.utils import comm
 
 from necks import NeckConfigError, add_neck_config
 from sparsercnn import add_sparsercnn_config
+from sparsercnn.data import register_config_datasets
 from sparsercnn.errors import InputError
 from sparsercnn.training import SparseRCNNCheckpointer, Trainer, check_config, choose_device, merge_config
 from sparsercnn.training.launch import launch
@@ -39,6 +40,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Train or evaluate, in each process."""
     default_setup(cfg, args)
+    register_config_datasets(cfg)  # a spawned process starts without them
     if args.eval_only:
         model = Trainer.build_model(cfg)
         SparseRCNNCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)

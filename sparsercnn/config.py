@@ -22,6 +22,9 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # backward pass: the same numbers, less memory, more time.
     cfg.MODEL.GRADIENT_CHECKPOINTING = False
 
+    # Data sets of one's own: [name, annotation file in COCO format, image folder] each.
+    cfg.DATASETS.COCO_JSON = []
+
     # Decode large JPEGs at a half, a quarter or an eighth where the resize would shrink them as far anyway: faster,
     # and as close to the full decode as another resize filter would be.
     cfg.INPUT.REDUCED_JPEG_DECODE = False

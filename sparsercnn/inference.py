@@ -23,6 +23,7 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32, 
         compile: compile with `torch.compile`, once for each padded image size that comes.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
+    device_type = next(model.parameters()).device.type
     fold_batch_norms(model)
     # Once, instead of a cast of every weight in every forward pass under autocast; but for what stays float32.
     for name, module in model.named_modules():
@@ -36,15 +37,16 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32, 
         _compile(model)
     else:
         fuse_convolutions(model)
-    return InferenceModel(model, dtype)
+    return InferenceModel(model, device_type, dtype)
 
 
 class InferenceModel(nn.Module):
     """Runs a prepared model in inference mode, under autocast if `dtype` is not float32."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype):
+    def __init__(self, model: nn.Module, device_type: str, dtype: torch.dtype):
         super().__init__()
         self.model = model
+        self.device_type = device_type
         self.dtype = dtype
         self.train(False)
 
@@ -56,8 +58,8 @@ class InferenceModel(nn.Module):
         return self._run(self.model.predict_stages, batched_inputs)
 
     def _run(self, function, batched_inputs: list[dict]):
-        device = next(self.model.parameters()).device.type
-        with torch.inference_mode(), torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
+        autocast = torch.autocast(self.device_type, self.dtype, enabled=self.dtype != torch.float32)
+        with torch.inference_mode(), autocast:
             return function(batched_inputs)
 
 

@@ -12,12 +12,12 @@ from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from fvcore.common.registry import Registry
 
-from ..data import check_datasets
+from ..data import check_datasets, register_config_datasets
 from ..errors import InputError
 
 
 def merge_config(cfg: CfgNode, config_file: str, options: list[str]) -> None:
-    """Merge a YAML file (none if empty) and then KEY VALUE pairs into `cfg`, in place.
+    """Merge a YAML file (none if empty) and then KEY VALUE pairs into `cfg`, in place; register data sets they add.
 
     Raises:
         InputError: a file is missing or malformed, a key unknown, or a value of the wrong type.
@@ -29,6 +29,7 @@ def merge_config(cfg: CfgNode, config_file: str, options: list[str]) -> None:
     if len(options) % 2:
         raise InputError(f"options are KEY VALUE pairs, but there are {len(options)} words: {' '.join(options)}")
     _merge(cfg, lambda: cfg.merge_from_list(options), "on the command line")
+    register_config_datasets(cfg)
 
 
 def _merge(cfg: CfgNode, merge, where: str) -> None:
