@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-import shutil
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -14,7 +14,6 @@ from torch import nn
 from torch.testing import assert_close
 
 from sparsercnn import prepare_for_inference
-from sparsercnn.head import RefinementStage
 from sparsercnn.training.frozen_batch_norm import FrozenNormConv2d, apply_frozen_norms_to_weights
 from sparsercnn.training.model import prepare_for_training
 
@@ -114,6 +113,15 @@ def test_norm_applied_to_weights(bias):
         ours(x)
 
 
+def test_norm_applied_to_weights_keeps_no_second_weight():
+    conv = Conv2d(4, 6, 3, bias=False, norm=FrozenBatchNorm2d(6))
+    apply_frozen_norms_to_weights(conv)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        conv(torch.randn(2, 4, 7, 9, requires_grad=True))
+    assert [t.data_ptr() for t in kept if t.shape == conv.weight.shape] == [conv.weight.data_ptr()]
+
+
 def test_only_frozen_norms_move_to_the_weights():
     moved = {n for n, m in model(config("BN", FOLD_FROZEN_BN=True)).named_modules() if isinstance(m, FrozenNormConv2d)}
     assert moved and all(name.startswith(("backbone.bottom_up.stem", "backbone.bottom_up.res2")) for name in moved)
@@ -178,11 +186,13 @@ def test_bfloat16_is_close_and_computes_boxes_and_losses_in_float32():
     assert_close(sum(losses.values()), sum(expected.values()), rtol=0.05, atol=0)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_training_is_the_same_for_all_image_sizes():
-    ours, plain = model(config(CHANNELS_LAST=True, FOLD_FROZEN_BN=True, compile=True)), model(config(), prepare=False)
+    # Generating machine code takes minutes; all that comes before it is what can go wrong in a model.
+    with mock.patch("torch.compile", partial(torch.compile, backend="aot_eager")):
+        ours = model(config(CHANNELS_LAST=True, FOLD_FROZEN_BN=True, compile=True))
+    plain = model(config(CHANNELS_LAST=True, FOLD_FROZEN_BN=True))
     assert list(ours.state_dict()) == list(plain.state_dict())
-    assert_same_training(ours, plain)
-    with mock.patch.object(RefinementStage, "forward", side_effect=AssertionError("compiled again")):
-        losses = ours(batch(((96, 128), (128, 100))))
-    assert_close(dict(losses), dict(plain(batch(((96, 128), (128, 100))))), rtol=1e-4, atol=1e-5)
+    assert_same_training(ours, plain, batch(((64, 96), (70, 160))))
+    # Whether images are square and the coarsest level odd are variants of their own, so both batches agree in that.
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert_same_training(ours, plain, batch(((130, 200), (160, 100))))
