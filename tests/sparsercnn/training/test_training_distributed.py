@@ -15,7 +15,10 @@ from detectron2.utils.events import EventStorage
 from sparsercnn import add_sparsercnn_config
 from sparsercnn.training import TrainStep, build_optimizer, merge_config
 
-STEPS = 3
+# Seed 0 puts an activation so close to the kink of a ReLU that rounding decides its gradient.
+SEEDS = (1, 2, 3)
+STEPS = len(SEEDS)
+# SGD, because the first steps of AdamW follow the sign of a gradient, be it rounding error alone.
 SMALL_MODEL = """
 MODEL.DEVICE cpu MODEL.META_ARCHITECTURE SparseRCNN MODEL.BACKBONE.NAME build_resnet_fpn_backbone
 MODEL.BACKBONE.FREEZE_AT 0 MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64
@@ -23,7 +26,7 @@ MODEL.RESNETS.OUT_FEATURES ['res2','res3','res4','res5'] MODEL.FPN.IN_FEATURES [
 MODEL.FPN.OUT_CHANNELS 16 MODEL.ROI_HEADS.IN_FEATURES ['p2','p3','p4','p5']
 MODEL.SparseRCNN.NUM_CLASSES 3 MODEL.SparseRCNN.NUM_PROPOSALS 8 MODEL.SparseRCNN.HIDDEN_DIM 16
 MODEL.SparseRCNN.NHEADS 4 MODEL.SparseRCNN.DIM_FEEDFORWARD 32 MODEL.SparseRCNN.DIM_DYNAMIC 8
-MODEL.SparseRCNN.NUM_HEADS 2 SOLVER.BASE_LR 0.001
+MODEL.SparseRCNN.NUM_HEADS 2 SOLVER.OPTIMIZER SGD SOLVER.BASE_LR 0.05
 SOLVER.CLIP_GRADIENTS.ENABLED True SOLVER.CLIP_GRADIENTS.CLIP_TYPE full_model
 """
 
@@ -41,8 +44,8 @@ def make_batch(seed):
     return batch
 
 
-def train(accumulate, path):
-    """Train a few steps and write the losses of each as JSON; every process takes its share of each batch."""
+def train(accumulate):
+    """Train a few steps and return the losses of each; every process takes its share of each batch."""
     torch.set_num_threads(1)
     cfg = get_cfg()
     add_sparsercnn_config(cfg)
@@ -54,7 +57,7 @@ def train(accumulate, path):
     images_per_turn = 4 // accumulate
     turns = [
         batch[start : start + images_per_turn][comm.get_rank() :: comm.get_world_size()]
-        for batch in map(make_batch, range(STEPS))
+        for batch in map(make_batch, SEEDS)
         for start in range(0, 4, images_per_turn)
     ]
     step = TrainStep(model, turns, optimizer, accumulate=accumulate)
@@ -62,32 +65,35 @@ def train(accumulate, path):
     with EventStorage() as storage:
         for step.iter in range(STEPS):
             step.run_step()
-            if comm.is_main_process():
-                history.append({k: v for k, (v, _) in storage.latest().items() if "loss" in k})
+            history.append({k: v for k, (v, _) in storage.latest().items() if "loss" in k})
+    return history
+
+
+def train_in_each_way(path):
+    """Write the losses without and with accumulation as JSON."""
+    histories = train(1), train(2)
     if comm.is_main_process():
-        path.write_text(json.dumps(history))
+        path.write_text(json.dumps(histories))
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory):
-    path = tmp_path_factory.mktemp("one") / "losses.json"
-    train(1, path)
-    return json.loads(path.read_text())
+def expected():
+    return train(1)
+
+
+def assert_same_losses(history, expected):
+    assert len(history) == STEPS and "loss_giou_0" in history[0]
+    for step, reference in zip(history, expected, strict=True):
+        assert step == pytest.approx(reference, rel=1e-4)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="detectron2 gives each process a GPU where there are any")
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_equal_one(tmp_path, expected, accumulate):
+def test_two_processes_equal_one(tmp_path, expected):
     path = tmp_path / "losses.json"
-    launch(train, 2, dist_url="auto", args=(accumulate, path))
-    losses = json.loads(path.read_text())
-    assert len(losses) == STEPS and "loss_giou_0" in losses[0]
-    for step, reference in zip(losses, expected, strict=True):
-        assert step == pytest.approx(reference, rel=1e-4)
+    launch(train_in_each_way, 2, dist_url="auto", args=(path,))
+    for history in json.loads(path.read_text()):
+        assert_same_losses(history, expected)
 
 
-def test_accumulation_equals_the_whole_batch(tmp_path, expected):
-    path = tmp_path / "losses.json"
-    train(2, path)
-    for step, reference in zip(json.loads(path.read_text()), expected, strict=True):
-        assert step == pytest.approx(reference, rel=1e-4)
+def test_accumulation_equals_the_whole_batch(expected):
+    assert_same_losses(train(2), expected)
