@@ -27,10 +27,10 @@ _TURN = 64  # angles are multiples of 1/64 turn
 _TILT = 5  # rectangles and triangles turn by up to this many 1/64 either way
 _COS = [round(4096 * math.cos(2 * math.pi * k / _TURN)) for k in range(_TURN)]
 # Length of an object in 1/128 of the image side, as (chance out of 10, least, most), drawn largest first.
-_SIZES = ((2, 8, 30), (5, 31, 72), (3, 73, 120))
-_MAX_OBJECTS = 5
-_MIN_VISIBLE = 75  # per cent of an object that later ones must leave uncovered
-_MIN_CONTRAST = 160  # sum over R, G, B between an object and what it may lie on
+_SIZES = ((1, 8, 16), (2, 17, 31), (5, 32, 72), (2, 73, 120))
+_MAX_OBJECTS = 4
+_MIN_VISIBLE = 80  # per cent of an object that later ones must leave uncovered
+_MIN_CONTRAST = 200  # sum over R, G, B between an object and what it may lie on
 
 
 class _Random:
@@ -64,7 +64,7 @@ class Scene:
 
 
 def make_scene(seed: int, split: int, index: int, size: int) -> Scene:
-    """Draw scene `index` of a split: up to five objects over a textured background of size×size pixels."""
+    """Draw scene `index` of a split: up to four objects over a textured background of size×size pixels."""
     random = _Random(seed, split, index)
     background, colours = _background(random, size)
     owner = np.zeros((size * _SUB, size * _SUB), dtype=np.int64)  # topmost object of each sample, 0 is background

@@ -1,0 +1,148 @@
+"""A model prepared for inference gives what the plain model gives."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.layers import Conv2d, get_norm
+from detectron2.modeling import build_model
+from torch import nn
+from torch.testing import assert_close
+
+from sparsercnn import prepare_for_inference
+from sparsercnn.fusion import fold_batch_norms
+
+from .models import image, small_config
+
+
+def detector(norm: str = "FrozenBN", depth: int = 18, **options):
+    """A detector whose boxes move as little per stage, and whose norms do as much, as after training."""
+    torch.manual_seed(0)
+    cfg = small_config()
+    cfg.MODEL.RESNETS.NORM = norm
+    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
+    cfg.merge_from_list([x for item in options.items() for x in item])
+    model = build_model(cfg).eval()
+    for stage in model.head.head_series:
+        nn.init.normal_(stage.bboxes_delta.weight, std=0.02)
+    for module in model.modules():
+        if hasattr(module, "running_var"):
+            for name, low, high in (("weight", 0.5, 1.0), ("bias", -0.2, 0.2), ("running_mean", -0.2, 0.2)):
+                nn.init.uniform_(getattr(module, name), low, high)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return model
+
+
+def pictures(*sizes):
+    return [{"image": image(size, seed=i), "height": 2 * size[0], "width": 2 * size[1]} for i, size in enumerate(sizes)]
+
+
+def assert_same_results(ours, theirs, score=1e-4, pixel=0.05):
+    for a, b in zip(ours, theirs, strict=True):
+        a, b = a["instances"], b["instances"]
+        assert a.image_size == b.image_size and len(a) == len(b)
+        assert_close(a.scores, b.scores, rtol=0, atol=score)
+        assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor, rtol=0, atol=pixel)
+        assert torch.equal(a.pred_classes, b.pred_classes)
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
+@pytest.mark.parametrize("depth", [18, 50])
+@torch.no_grad()
+def test_results_equal_those_of_the_model(norm, depth):
+    model = detector(norm, depth)
+    inputs = pictures((64, 96), (80, 64))
+    assert_same_results(prepare_for_inference(model)(inputs), model(inputs))
+
+
+@pytest.mark.parametrize("options", [{"MODEL.ROI_ROUTING.POOLER": "ROIPooler"}, {"MODEL.ROI_ROUTING.MODE": "soft"}])
+@torch.no_grad()
+def test_results_equal_with_other_routing(options):
+    model = detector(**options)
+    inputs = pictures((64, 96))
+    assert_same_results(prepare_for_inference(model)(inputs), model(inputs))
+
+
+@torch.no_grad()
+def test_stages_equal_those_of_the_model():
+    model = detector()
+    inputs = pictures((64, 96))
+    (ours,), (theirs,) = prepare_for_inference(model).predict_stages(inputs), model.predict_stages(inputs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor, rtol=0, atol=0.05)
+
+
+def test_the_model_itself_stays_as_it_is():
+    model = detector("BN").train()
+    before = copy.deepcopy(model.state_dict())
+    names = [name for name, _ in model.named_modules()]
+    prepare_for_inference(model, torch.bfloat16)(pictures((64, 96)))
+    assert model.training and names == [name for name, _ in model.named_modules()]
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_first_stage_is_computed_again_when_its_weights_change():
+    model = detector()
+    prepared = prepare_for_inference(model)
+    inputs = pictures((64, 96))
+    prepared(inputs)
+    for m in (model, prepared.model):
+        m.init_proposal_features.weight.mul_(2).add_(0.1)
+    assert_same_results(prepared(inputs), model(inputs))
+    attention = model.head.head_series[0].self_attn.in_proj_weight
+    attention.mul_(1.5)
+    prepared.model.head.head_series[0].stage.self_attn.in_proj_weight.mul_(1.5)
+    assert_same_results(prepared(inputs), model(inputs))
+
+
+@torch.no_grad()
+def test_bfloat16_is_close():
+    model = detector()
+    (stages,) = prepare_for_inference(model, torch.bfloat16).predict_stages(pictures((64, 96)))
+    (expected,) = model.predict_stages(pictures((64, 96)))
+    assert stages[-1].pred_boxes.tensor.dtype == stages[-1].scores.dtype == torch.float32
+    assert (stages[-1].pred_boxes.tensor - expected[-1].pred_boxes.tensor).abs().max() < 2
+    assert (stages[-1].scores - expected[-1].scores).abs().max() < 0.02
+
+
+@torch.no_grad()
+def test_compiled_results_equal_those_of_the_model():
+    model = detector()
+    prepared = prepare_for_inference(model, compile=True)
+    for sizes in (((64, 96),), ((64, 64), (32, 64))):
+        assert_same_results(prepared(pictures(*sizes)), model(pictures(*sizes)))
+
+
+class ConvAndNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.bn(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        ConvAndNorm,
+        lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.SiLU()),
+        lambda: Conv2d(4, 8, 3, norm=get_norm("BN", 8), activation=nn.functional.relu),
+        lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.BatchNorm2d(8)),
+    ],
+    ids=["attributes", "sequential", "detectron2", "norm after another layer"],
+)
+@torch.no_grad()
+def test_folded_norms_change_nothing(make):
+    torch.manual_seed(0)
+    module = make()
+    for _ in range(5):
+        module.train()(torch.randn(4, 4, 9, 9) * 3 + 1)
+    x = torch.randn(2, 4, 9, 9)
+    expected = module.eval()(x)
+    fold_batch_norms(module)
+    assert_close(module(x), expected, rtol=1e-4, atol=1e-5)
