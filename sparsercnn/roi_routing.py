@@ -9,7 +9,6 @@ Liu et al., PANet, CVPR 2018, section 3.2 (adaptive); Guo et al., AugFPN, CVPR 2
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +16,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .errors import InputError
+from .row_sums import sum_rows
 
 
 def assign_levels(boxes: Tensor, levels: range, canonical_level: int = 4, canonical_size: float = 224.0) -> Tensor:
@@ -97,8 +96,8 @@ class Pooler(nn.Module):
 class PixelTable:
     """All levels and images of a pyramid, end to end.
 
-    `pixels` is (ΣB·H·W, C); pooling may replace it by an alias that leads gradients to it. `layout` is (3, L) int64, a row each: height and width of a level, and the row of `pixels`
-    where it starts.
+    `pixels` is (ΣB·H·W, C); pooling replaces it by an alias that leads gradients to it. `layout` is (3, L) int64, a row
+    each: height and width of a level, and the row of `pixels` where it starts.
     """
 
     pixels: Tensor
@@ -129,11 +128,7 @@ class FusedPooler(Pooler):
 
     def _pool(self, table: PixelTable, boxes: Tensor, levels: Tensor) -> Tensor:
         index, weight = self._bins(table.layout, boxes.detach(), levels)
-        if table.pixels.requires_grad and _has_fast_backward(table.pixels):
-            # Passed through the function, so that the gradients of all stages add up in one buffer.
-            pooled, table.pixels = _PoolWithSharedGradient.apply(table.pixels, index, weight.to(table.pixels.dtype))
-        else:
-            pooled = _sum_rows(table.pixels, index, weight.to(table.pixels.dtype))
+        pooled, table.pixels = sum_rows(table.pixels, index, weight.to(table.pixels.dtype))
         return pooled.unflatten(0, (-1, self.resolution**2))
 
     def _bins(self, layout: Tensor, boxes: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,52 +166,6 @@ class FusedPooler(Pooler):
         pixel = torch.stack([floor, ceil], dim=-1)
         weight = torch.stack([inside - fraction, fraction], dim=-1) / self.sampling_ratio
         return pixel.flatten(-2), weight.flatten(-2)
-
-
-def _sum_rows(pixels: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Weighted sums of rows: (P, C) pixels, (bins, taps) index and weight to (bins, C)."""
-    return F.embedding_bag(index, pixels, mode="sum", per_sample_weights=weight)
-
-
-def _has_fast_backward(pixels: Tensor) -> bool:
-    is_cpu = pixels.device.type == "cpu" and torch.backends.mkl.is_available()
-    return is_cpu and pixels.dtype in (torch.float32, torch.float64)
-
-
-class _PoolWithSharedGradient(torch.autograd.Function):
-    """`_sum_rows`, whose backward adds a sparse product to the gradient of the stages after it, in place.
-
-    The backward of `embedding_bag` makes a gradient of the whole pyramid for each stage, and slowly.
-    """
-
-    @staticmethod
-    def forward(ctx, pixels: Tensor, index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(index, weight)
-        ctx.rows = len(pixels)
-        ctx.set_materialize_grads(False)
-        return _sum_rows(pixels, index, weight), pixels
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor | None, later: Tensor | None) -> tuple[Tensor | None, None, None]:
-        if gradient is None:
-            return later, None, None
-        index, weight = ctx.saved_tensors
-        if later is None:
-            later = gradient.new_zeros(ctx.rows, gradient.shape[1])
-        transposed = _transpose(index, weight, ctx.rows)
-        return torch.addmm(later, transposed, gradient.contiguous(), out=later), None, None
-
-
-def _transpose(index: Tensor, weight: Tensor, rows: int) -> Tensor:
-    """The (rows, bins) sparse matrix that takes gradients of bins to gradients of pixels."""
-    flat, order = index.flatten().sort()
-    starts = torch.searchsorted(flat, torch.arange(rows + 1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that the layout is in beta
-        return torch.sparse_csr_tensor(
-            starts, order // index.shape[1], weight.flatten()[order], (rows, len(index)), check_invariants=False
-        )
 
 
 class DetectronPooler(Pooler):
