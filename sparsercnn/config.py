@@ -29,6 +29,10 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # and as close to the full decode as another resize filter would be.
     cfg.INPUT.REDUCED_JPEG_DECODE = False
 
+    # Evaluate and draw in "float32", "bfloat16" or "float16", and through torch.compile (takes minutes to start).
+    cfg.TEST.PRECISION = "float32"
+    cfg.TEST.COMPILE = False
+
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone relative to SOLVER.BASE_LR.

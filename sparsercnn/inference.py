@@ -3,10 +3,14 @@
 import copy
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from .errors import InputError
 from .fusion import fold_batch_norms, fuse_convolutions
 from .head import RefinementStage
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def prepare_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32, compile: bool = False) -> nn.Module:
@@ -38,6 +42,22 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32, 
     else:
         fuse_convolutions(model)
     return InferenceModel(model, device_type, dtype)
+
+
+def inference_precision(cfg: CfgNode) -> torch.dtype:
+    """The type that `TEST.PRECISION` names.
+
+    Raises:
+        InputError: it is unknown.
+    """
+    if cfg.TEST.PRECISION not in PRECISIONS:
+        raise InputError(f"TEST.PRECISION is {cfg.TEST.PRECISION!r}; choose one of {', '.join(PRECISIONS)}")
+    return PRECISIONS[cfg.TEST.PRECISION]
+
+
+def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """`model` prepared as `TEST.PRECISION` and `TEST.COMPILE` say."""
+    return prepare_for_inference(model, inference_precision(cfg), cfg.TEST.COMPILE)
 
 
 class InferenceModel(nn.Module):

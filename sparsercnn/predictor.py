@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
-from .inference import prepare_for_inference
+from .inference import build_inference_model
 from .training import SparseRCNNCheckpointer
 
 
@@ -24,7 +24,7 @@ class Predictor:
     def __init__(self, cfg: CfgNode):
         model = build_model(cfg).eval()
         SparseRCNNCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-        self.model = prepare_for_inference(model)
+        self.model = build_inference_model(cfg, model)
         self.resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.channel_order = cfg.INPUT.FORMAT
 

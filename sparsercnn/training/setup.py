@@ -14,6 +14,7 @@ from fvcore.common.registry import Registry
 
 from ..data import check_datasets, register_config_datasets
 from ..errors import InputError
+from ..inference import inference_precision
 
 
 def merge_config(cfg: CfgNode, config_file: str, options: list[str]) -> None:
@@ -87,6 +88,7 @@ def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False) ->
     Raises:
         InputError: the first that does not.
     """
+    inference_precision(cfg)
     _check_registered("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
     _check_registered("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
     if resume and not os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):

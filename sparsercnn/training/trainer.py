@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data import SparseRCNNDatasetMapper
 from ..errors import InputError
 from ..evaluation import FastCOCOEvaluator
-from ..inference import prepare_for_inference
+from ..inference import build_inference_model
 from ..tta import SparseRCNNWithTTA
 from .checkpoint import SparseRCNNCheckpointer
 from .interrupt import StopAtInterrupt
@@ -102,7 +102,7 @@ class Trainer(DefaultTrainer):
         Each data set's metrics are also written to OUTPUT_DIR/inference/NAME/metrics.json.
         """
         module = model.module if isinstance(model, DistributedDataParallel) else model
-        prepared = prepare_for_inference(module)
+        prepared = build_inference_model(cfg, module)
         results = super().test(cfg, prepared, evaluators)
         if cfg.TEST.AUG.ENABLED:
             logging.getLogger(__name__).info("Running inference with test-time augmentation ...")

@@ -10,7 +10,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from sparsercnn import prepare_for_inference
+from sparsercnn.errors import InputError
 from sparsercnn.fusion import fold_batch_norms
+from sparsercnn.inference import build_inference_model
 
 from .models import image, small_config
 
@@ -114,6 +116,15 @@ def test_compiled_results_equal_those_of_the_model():
     prepared = prepare_for_inference(model, compile=True)
     for sizes in (((64, 96),), ((64, 64), (32, 64))):
         assert_same_results(prepared(pictures(*sizes)), model(pictures(*sizes)))
+
+
+def test_precision_comes_from_the_config():
+    cfg = small_config()
+    cfg.TEST.PRECISION = "bfloat16"
+    assert build_inference_model(cfg, detector()).dtype == torch.bfloat16
+    cfg.TEST.PRECISION = "half"
+    with pytest.raises(InputError, match="TEST.PRECISION is 'half'; choose one of float32"):
+        build_inference_model(cfg, detector())
 
 
 class ConvAndNorm(nn.Module):
