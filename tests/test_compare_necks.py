@@ -166,7 +166,7 @@ def test_the_neck_comes_from_one_config_and_the_rest_from_the_other(train_config
     cfg = compare_necks.load_config(nasfpn, train_config, ["MODEL.NECK.NORM", "BN"])
     assert cfg.MODEL.BACKBONE.NAME == "build_neck_backbone" and cfg.MODEL.NECK.NAME == "NASFPN"
     assert cfg.MODEL.ROI_HEADS.IN_FEATURES == ["p3", "p4", "p5", "p6", "p7"]
-    assert cfg.MODEL.NECK.OUT_CHANNELS == cfg.MODEL.SparseRCNN.HIDDEN_DIM == 128
+    assert cfg.MODEL.NECK.OUT_CHANNELS == cfg.MODEL.SparseRCNN.HIDDEN_DIM
     assert cfg.MODEL.RESNETS.DEPTH == 18 and cfg.DATASETS.TRAIN == ("rectangles",)
     assert cfg.MODEL.NECK.NORM == "BN"
 
@@ -175,7 +175,7 @@ def test_runs_share_seeds_and_keep_the_shape_of_the_schedule(tmp_path, train_con
     configs = {Path(path).stem: compare_necks.load_config(Path(path), train_config, TINY) for path in NECKS}
     runs = list(compare_necks.runs_of(configs, seeds=2, iterations=40, output=tmp_path))
     assert [(name, cfg.SEED) for name, cfg in runs] == [("fpn", 1), ("augfpn", 1), ("fpn", 2), ("augfpn", 2)]
-    for _, cfg in runs:  # quickstart.yaml warms up for 80 of 800 iterations
+    for _, cfg in runs:  # quickstart.yaml warms up for a tenth of its iterations
         assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.CHECKPOINT_PERIOD) == (40, 4, 10)
     assert len({cfg.OUTPUT_DIR for _, cfg in runs}) == 4
 

@@ -22,7 +22,7 @@ from tools.plot_training import plot_training
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 TINY = """
-MODEL.DEVICE cpu MODEL.FPN.OUT_CHANNELS 16 MODEL.SparseRCNN.HIDDEN_DIM 16 MODEL.SparseRCNN.NUM_HEADS 1
+MODEL.DEVICE cpu MODEL.NECK.OUT_CHANNELS 16 MODEL.SparseRCNN.HIDDEN_DIM 16 MODEL.SparseRCNN.NUM_HEADS 1
 MODEL.SparseRCNN.NUM_PROPOSALS 8 MODEL.SparseRCNN.DIM_FEEDFORWARD 16 MODEL.SparseRCNN.DIM_DYNAMIC 8
 SOLVER.IMS_PER_BATCH 2 SOLVER.WARMUP_ITERS 1 DATALOADER.NUM_WORKERS 0 DATASETS.TRAIN ('tiny',) DATASETS.TEST ('tiny',)
 INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64
@@ -143,7 +143,7 @@ def error_of(capsys, *options, flags=()):
         (["SOLVER.MAX_ITER", "soon"], ["SOLVER.MAX_ITER", "int", "soon"]),
         (["MODEL.WEIGHTS", "gone.pth"], ["MODEL.WEIGHTS", "gone.pth"]),
         (["MODEL.BACKBONE.NAME", "build_resnet"], ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"]),
-        (["MODEL.ROI_HEADS.IN_FEATURES", "['p2','p9']"], ["MODEL.ROI_HEADS.IN_FEATURES", "p9", "p5"]),
+        (["MODEL.ROI_HEADS.IN_FEATURES", "['p2','p9']"], ["MODEL.ROI_HEADS.IN_FEATURES", "p9", "p4"]),
         (["DATASETS.TRAIN", "('tinny',)"], ["tinny"]),
         (["MODEL.SparseRCNN.NUM_CLASSES", 4], ["MODEL.SparseRCNN.NUM_CLASSES", "4", "3"]),
         (["SOLVER.OPTIMIZER", "LION"], ["SOLVER.OPTIMIZER", "LION", "ADAMW"]),

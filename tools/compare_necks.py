@@ -52,6 +52,7 @@ def load_config(neck_config: Path, train_config: Path | None, options: list[str]
         cfg.MODEL.BACKBONE.NAME = neck.BACKBONE.NAME
         cfg.MODEL.NECK = neck.NECK
         cfg.MODEL.TIMM = neck.TIMM
+        cfg.MODEL.RESNETS.OUT_FEATURES = neck.RESNETS.OUT_FEATURES
         cfg.MODEL.ROI_HEADS.IN_FEATURES = neck.ROI_HEADS.IN_FEATURES
         cfg.MODEL.ROI_ROUTING.MODE = neck.ROI_ROUTING.MODE
     merge_config(cfg, "", options)
