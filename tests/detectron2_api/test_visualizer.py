@@ -194,11 +194,10 @@ class TestVideo:
         assert second == [first[1], first[0]]
 
     def test_another_class_or_place_is_another_object(self):
-        visualizer = VideoVisualizer(METADATA)
-        self.colors(visualizer, ([[10, 10, 50, 50]], [0]))
-        old = visualizer._old_instances[0]
-        self.colors(visualizer, ([[10, 10, 50, 50]], [1]), ([[60, 10, 110, 50]], [0]))
-        assert old in visualizer._old_instances  # not continued by either, still waiting
+        (first,), (other_class,), (other_place,) = self.colors(
+            VideoVisualizer(METADATA), ([[10, 10, 50, 50]], [0]), ([[10, 10, 50, 50]], [1]), ([[60, 10, 110, 50]], [0])
+        )
+        assert len({first, other_class, other_place}) == 3
 
     def test_an_object_missed_for_a_frame_is_found_again(self):
         first, _, third = self.colors(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer, _create_text_labels
 
@@ -13,7 +14,7 @@ from .colormap import random_color
 _IOU_THRESHOLD = 0.6
 
 
-@dataclass
+@dataclass(eq=False)
 class _DetectedInstance:
     """One object seen in this frame or shortly before.
 
