@@ -11,9 +11,10 @@ import matplotlib.colors as mplc
 import matplotlib.figure as mplfigure
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from .colormap import random_color
 
