@@ -33,8 +33,7 @@ def test_yuv_is_bt601_and_reversible(picture):
     yuv = utils.read_image(picture, format="YUV-BT.601")
     assert np.allclose(yuv[..., 0], PIXELS / 255.0 @ [0.299, 0.587, 0.114])
     rgb = utils.convert_image_to_rgb(yuv, "YUV-BT.601")
-    assert rgb.dtype == np.uint8
-    assert np.abs(rgb.astype(int) - PIXELS).max() <= 1
+    assert np.abs(rgb - PIXELS).max() < 0.01  # not rounded: truncating to integers would darken the image
 
 
 @pytest.mark.parametrize("format", ["RGB", "BGR"])

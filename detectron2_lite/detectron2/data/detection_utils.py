@@ -71,13 +71,16 @@ def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
 
 
 def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.ndarray:
-    """An (H, W, C) image of any format that `read_image` makes as (H, W, 3) RGB uint8."""
+    """An (H, W, C) image of any format that `read_image` makes as (H, W, 3) RGB in [0, 255].
+
+    The result is uint8, or floating point where the image is ("YUV-BT.601").
+    """
     if isinstance(image, torch.Tensor):
         image = image.cpu().numpy()
     if format == "BGR":
         return image[:, :, [2, 1, 0]]
     if format == "YUV-BT.601":
-        return (np.dot(image, _YUV_TO_RGB.T) * 255.0).astype(np.uint8)
+        return np.dot(image, _YUV_TO_RGB.T) * 255.0
     if format == "L":
         image = image[:, :, 0]
     return np.asarray(Image.fromarray(image.astype(np.uint8)).convert("RGB"))
