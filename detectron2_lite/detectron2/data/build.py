@@ -152,7 +152,7 @@ def build_batch_data_loader(
     collate_fn: Callable[[list], Any] | None = None,
     drop_last: bool = True,
     single_gpu_batch_size: int | None = None,
-    prefetch_factor: int | None = None,
+    prefetch_factor: int = 2,
     persistent_workers: bool = False,
     pin_memory: bool = False,
     seed: int | None = None,
@@ -181,7 +181,8 @@ def build_batch_data_loader(
     options = dict(
         num_workers=num_workers,
         worker_init_fn=worker_init_reset_seed,
-        prefetch_factor=prefetch_factor,
+        # torch refuses any number where there are no workers.
+        prefetch_factor=prefetch_factor if num_workers > 0 else None,
         persistent_workers=persistent_workers,
         pin_memory=pin_memory,
         generator=None if seed is None else torch.Generator().manual_seed(seed),
