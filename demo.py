@@ -8,6 +8,7 @@ python demo.py --config-file configs/coco128.yaml --video-input street.mp4 --out
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -23,9 +24,18 @@ from tqdm import tqdm
 from necks import NeckConfigError, add_neck_config
 from sparsercnn import add_sparsercnn_config
 from sparsercnn.errors import InputError
-from sparsercnn.media import Stopped, VideoReader, VideoWriter, find_pictures, plan_outputs, plan_video_output, show
+from sparsercnn.media import (
+    Stopped,
+    VideoReader,
+    VideoWriter,
+    find_pictures,
+    plan_outputs,
+    plan_video_output,
+    show,
+    write_picture,
+)
 from sparsercnn.predictor import Predictor
-from sparsercnn.training import check_config, choose_device, merge_config
+from sparsercnn.training import check_model, choose_device, merge_config
 from sparsercnn.visualization import PredictionDrawer
 
 
@@ -65,9 +75,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     add_neck_config(cfg)
     merge_config(cfg, args.config_file, args.opts)
     choose_device(cfg)
-    without_data = cfg.clone()
-    without_data.DATASETS.TRAIN = without_data.DATASETS.TEST = ()
-    check_config(without_data)
+    check_model(cfg)
     if not cfg.MODEL.WEIGHTS:
         logging.getLogger("sparsercnn").warning("MODEL.WEIGHTS is empty: these are predictions of an untrained model.")
     cfg.freeze()
@@ -86,7 +94,7 @@ def class_names(cfg: CfgNode) -> list[str] | None:
 
 def make_draw(cfg: CfgNode, args: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
     """The function from a picture to the drawn picture, both (H, W, 3) uint8 RGB."""
-    levels = tuple(int(name.lstrip("p")) for name in cfg.MODEL.ROI_HEADS.IN_FEATURES)
+    levels = tuple(int(re.sub(r"\D", "", name)) for name in cfg.MODEL.ROI_HEADS.IN_FEATURES)
     drawer = PredictionDrawer(class_names(cfg), args.confidence_threshold, args.color_by, levels)
     predictor = Predictor(cfg)
 
@@ -119,7 +127,7 @@ def draw_pictures(args: argparse.Namespace, make: Callable) -> None:
             continue
         drawn = draw(picture)
         if output:
-            Image.fromarray(drawn).save(output)
+            write_picture(output, drawn)
         if args.show:
             show(drawn, path.name, wait=True)
     if unreadable:

@@ -10,6 +10,7 @@
 """
 
 import argparse
+import os
 import sys
 
 from detectron2.config import CfgNode, get_cfg
@@ -32,7 +33,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     add_neck_config(cfg)
     merge_config(cfg, args.config_file, args.opts)
     choose_device(cfg)
-    check_config(cfg, resume=args.resume, eval_only=args.eval_only)
+    processes = int(os.getenv("WORLD_SIZE", args.num_gpus * args.num_machines))  # torchrun sets the variable
+    check_config(cfg, args.resume, args.eval_only, processes)
     cfg.freeze()
     return cfg
 
@@ -63,9 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            f"\nStopped. Continue with the same command and --resume (checkpoints: {cfg.OUTPUT_DIR}).", file=sys.stderr
-        )
+        print("\nStopped. Training that had begun continues with the same command and --resume.", file=sys.stderr)
         return 130
     return 0
 

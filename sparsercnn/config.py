@@ -25,8 +25,8 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Data sets of one's own: [name, annotation file in COCO format, image folder] each.
     cfg.DATASETS.COCO_JSON = []
 
-    # Decode large JPEGs at a half, a quarter or an eighth where the resize would shrink them as far anyway: faster,
-    # and as close to the full decode as another resize filter would be.
+    # In training, decode large JPEGs at a half, a quarter or an eighth where the resize would shrink them as far
+    # anyway: faster, and as close to the full decode as another resize filter would be.
     cfg.INPUT.REDUCED_JPEG_DECODE = False
 
     # Evaluate and draw in "float32", "bfloat16" or "float16", and through torch.compile (takes minutes to start).

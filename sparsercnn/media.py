@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from .errors import InputError
 
@@ -94,6 +95,18 @@ def _make_folder(folder: Path) -> None:
         raise InputError(f"--output: {folder} must be a folder, but a file of that name is in the way") from error
     except OSError as error:
         raise InputError(f"--output: cannot make folder {folder} ({error.strerror})") from error
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a (H, W, 3) uint8 RGB picture in the format that the suffix names.
+
+    Raises:
+        InputError: the file cannot be written, or there is no such format.
+    """
+    try:
+        Image.fromarray(picture).save(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--output: cannot write {path}: {error}") from error
 
 
 class VideoReader:

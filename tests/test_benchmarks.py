@@ -24,7 +24,8 @@ RUNS = {
     "train_step": f"--size 64 96 --objects 3 --no-memory --profile {SMALL_MODEL}",
     "dataloader": "--jpeg-size 96 128 --images 8 --batches 1 --profile INPUT.MIN_SIZE_TRAIN (64,)",
     "evaluation": "--images 10 --detections 8 --objects 4 --classes 3 --profile",
-    "necks": "--size 64 64 MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.NECK.OUT_CHANNELS 32 MODEL.NECK.NORM BN",
+    "necks": "--size 64 64 MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.NECK.OUT_CHANNELS 32 "
+    "MODEL.NECK.NORM BN",
 }
 
 

@@ -15,6 +15,7 @@ from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 import train_net
+from sparsercnn.errors import InputError
 from sparsercnn.training import TrainStep
 from tools.contact_sheet import contact_sheet
 from tools.plot_training import plot_training
@@ -154,6 +155,31 @@ def error_of(capsys, *options, flags=()):
 def test_mistakes_in_the_config(tiny, tmp_path, capsys, options, words):
     message = error_of(capsys, "OUTPUT_DIR", tmp_path, "SOLVER.MAX_ITER", 2, *options)
     assert all(word in message for word in words), message
+
+
+def test_an_output_folder_that_is_a_file(tiny, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert "OUTPUT_DIR" in error_of(capsys, "OUTPUT_DIR", tmp_path / "file", "SOLVER.MAX_ITER", 2)
+
+
+def test_an_image_that_breaks_during_training_is_named_and_what_was_learned_is_saved(
+    tiny, tmp_path, capsys, monkeypatch
+):
+    whole_step = TrainStep.run_step
+
+    def step(self):
+        if self.iter == 2:
+            raise InputError("cannot read image broken.png: truncated")
+        whole_step(self)
+
+    monkeypatch.setattr(TrainStep, "run_step", step)
+    assert "broken.png" in error_of(capsys, "OUTPUT_DIR", tmp_path, "SOLVER.MAX_ITER", 4)
+    assert torch.load(tmp_path / "model_0000001.pth", weights_only=True)["iteration"] == 1
+    monkeypatch.undo()
+    assert run("OUTPUT_DIR", tmp_path, "SOLVER.MAX_ITER", 4, flags=["--resume"]) == 0
+    trainer = torch.load(tmp_path / "model_final.pth", weights_only=True)["trainer"]
+    steps = [state["step"].item() for state in trainer["_trainer"]["optimizer"]["state"].values()]
+    assert set(steps) == {4}
 
 
 def test_resume_without_a_checkpoint(tiny, tmp_path, capsys):

@@ -11,12 +11,13 @@ import matplotlib
 import numpy as np
 import torch
 import yaml
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 
-import sparsercnn  # noqa: F401 registers the data sets
+from sparsercnn.data import register_config_datasets
 from sparsercnn.errors import InputError
 
 matplotlib.use("Agg")
@@ -72,7 +73,9 @@ def draw_pair(record: dict, predictions: list[dict], metadata: Metadata, thresho
     return truth.get_image(), predicted.get_image()
 
 
-def _to_instances(predictions: list[dict], image_size: tuple[int, int], contiguous_id: dict[int, int] | None) -> Instances:
+def _to_instances(
+    predictions: list[dict], image_size: tuple[int, int], contiguous_id: dict[int, int] | None
+) -> Instances:
     boxes = torch.tensor([p["bbox"] for p in predictions], dtype=torch.float32).reshape(-1, 4)
     # Data sets that are not COCO files have no category ids of their own.
     classes = [contiguous_id[p["category_id"]] if contiguous_id else p["category_id"] for p in predictions]
@@ -88,7 +91,11 @@ def _test_set(output_dir: Path) -> str:
     path = output_dir / "config.yaml"
     if not path.is_file():
         raise InputError(f"there is no {path}; give the OUTPUT_DIR of a run")
-    return yaml.safe_load(path.read_text())["DATASETS"]["TEST"][0]
+    cfg = CfgNode(yaml.safe_load(path.read_text()))
+    if not cfg.DATASETS.TEST:
+        raise InputError(f"{path}: DATASETS.TEST is empty, so this run evaluated nothing")
+    register_config_datasets(cfg)
+    return cfg.DATASETS.TEST[0]
 
 
 def _read_predictions(path: Path) -> dict[int, list[dict]]:

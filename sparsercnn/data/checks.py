@@ -6,14 +6,18 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
+from .images import read_image
 
 NAMES_SHOWN = 5
+# Images of a data set that are decoded: all of a small one, a sample of a large one, where all would take minutes.
+IMAGES_READ = 500
 # Larger coordinates are no pixels, and overflow single precision further on.
 LARGEST_COORDINATE = 1e6
 
@@ -21,8 +25,8 @@ LARGEST_COORDINATE = 1e6
 def check_datasets(cfg: CfgNode, train: bool = True) -> None:
     """Check the data sets of `DATASETS.TEST`, and of `DATASETS.TRAIN` if `train`.
 
-    They must be registered, their annotations valid, their images on disk, and their number of classes that of the
-    model.
+    They must be registered, their annotations valid, their images on disk and readable, and their number of classes
+    that of the model.
 
     Raises:
         InputError: the first mistake, with the file and what to do.
@@ -42,6 +46,7 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
             files = [image["file_name"] for image in _load(name)]
             classes = metadata.get("thing_classes", [])
         _check_files_exist(files, name)
+        _check_readable(files)
         expected = cfg.MODEL.SparseRCNN.NUM_CLASSES
         if cfg.MODEL.META_ARCHITECTURE == "SparseRCNN" and len(classes) != expected:
             raise InputError(
@@ -181,6 +186,13 @@ def _check_files_exist(files: list[str], name: str) -> None:
         missing = [file for file in members if os.path.basename(file) not in present]
         if missing:
             raise InputError(f"data set {name}: {len(missing)} of {len(files)} images are missing: {_some(missing)}")
+
+
+def _check_readable(files: list[str]) -> None:
+    sample = files[:: math.ceil(len(files) / IMAGES_READ) or 1]
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(lambda file: read_image(file, "RGB", min_side=1), sample):
+            pass
 
 
 def _some(names: list[str]) -> str:

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
+from ..errors import InputError
 from .images import read_image
 
 # Shorter sides before a random crop, as published (they come from DETR).
@@ -51,7 +52,7 @@ class SparseRCNNDatasetMapper:
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         # detectron2's own choice of flip and resize; the resize comes first there.
         resize, *flips = utils.build_augmentation(cfg, is_train)
-        sizes = list(cfg.INPUT.MIN_SIZE_TRAIN) if is_train else [cfg.INPUT.MIN_SIZE_TEST]
+        sizes = list(cfg.INPUT.MIN_SIZE_TRAIN)
         crop = []
         if is_train and cfg.INPUT.CROP.ENABLED:
             crop = [
@@ -59,13 +60,15 @@ class SparseRCNNDatasetMapper:
                 T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE),
             ]
             sizes += CROP_SIZES
+        # Evaluation sees the pixels that a predictor sees.
+        is_reduced = is_train and cfg.INPUT.REDUCED_JPEG_DECODE and min(sizes) > 0
         return {
             "is_train": is_train,
             "before_crop": flips,
             "crop": crop,
             "resize": resize,
             "image_format": cfg.INPUT.FORMAT,
-            "reduced_decode": max(sizes) if cfg.INPUT.REDUCED_JPEG_DECODE and min(sizes) > 0 else None,
+            "reduced_decode": max(sizes) if is_reduced else None,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -78,13 +81,15 @@ class SparseRCNNDatasetMapper:
             without crowds and empty boxes, and possibly none at all. `height` and `width` are those of the file.
 
         Raises:
-            InputError: the image cannot be read.
-            SizeMismatchError: it has not the size that the annotations say.
+            InputError: the image cannot be read, or has not the size that the annotations say.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         image, size = read_image(dataset_dict["file_name"], self.image_format, self.reduced_decode)
-        # detectron2 checks an array; only its shape matters.
-        utils.check_image_size(dataset_dict, np.broadcast_to(np.uint8(0), (*size, 3)))
+        try:
+            # detectron2 checks an array; only its shape matters.
+            utils.check_image_size(dataset_dict, np.broadcast_to(np.uint8(0), (*size, 3)))
+        except utils.SizeMismatchError as error:
+            raise InputError(f"{error}") from error
         augmentations = self.plain
         if self.cropped is not None and random.random() < 0.5:
             augmentations = self.cropped

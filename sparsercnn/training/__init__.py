@@ -4,7 +4,7 @@ from .checkpoint import SparseRCNNCheckpointer
 from .model import prepare_for_training
 from .optimizer import build_optimizer
 from .schedule import build_lr_scheduler
-from .setup import check_config, choose_device, merge_config
+from .setup import check_config, check_model, choose_device, merge_config
 from .step import TrainStep
 from .trainer import Trainer
 
@@ -15,6 +15,7 @@ __all__ = [
     "build_lr_scheduler",
     "build_optimizer",
     "check_config",
+    "check_model",
     "choose_device",
     "merge_config",
     "prepare_for_training",

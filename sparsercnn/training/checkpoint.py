@@ -48,6 +48,12 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
         tag = os.path.join(self.save_dir, "last_checkpoint")
         _write_whole(tag, lambda file: file.write(last_filename_basename.encode()))
 
+    def load(self, path: str, *args, **kwargs) -> dict:
+        try:
+            return super().load(path, *args, **kwargs)
+        except (OSError, AssertionError) as error:  # fvcore asserts that there is a file
+            raise InputError(f"weights {path} cannot be read: {error}") from error
+
     def _load_file(self, filename: str) -> dict:
         check_holds_data_only(filename)
         self.source = filename

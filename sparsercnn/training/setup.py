@@ -4,7 +4,9 @@ import difflib
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Iterable
+from operator import attrgetter
 
 import torch
 import yaml
@@ -15,6 +17,18 @@ from fvcore.common.registry import Registry
 from ..data import check_datasets, register_config_datasets
 from ..errors import InputError
 from ..inference import inference_precision
+
+SMALLEST_VALUES = {
+    "SOLVER.MAX_ITER": 1,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.ACCUMULATE": 1,
+    "SOLVER.CHECKPOINT_PERIOD": 1,
+    "DATALOADER.NUM_WORKERS": 0,
+    "TEST.EVAL_PERIOD": 0,
+    "MODEL.SparseRCNN.NUM_CLASSES": 1,
+    "MODEL.SparseRCNN.NUM_PROPOSALS": 1,
+    "MODEL.SparseRCNN.NHEADS": 1,
+}
 
 
 def merge_config(cfg: CfgNode, config_file: str, options: list[str]) -> None:
@@ -27,6 +41,9 @@ def merge_config(cfg: CfgNode, config_file: str, options: list[str]) -> None:
         if not os.path.isfile(config_file):
             raise InputError(f"config file {config_file} does not exist")
         _merge(cfg, lambda: cfg.merge_from_file(config_file, allow_unsafe=False), f"in {config_file}")
+    flags = [key for key in options[::2] if key.startswith("-")]
+    if flags:
+        raise InputError(f"{flags[0]} must stand before the KEY VALUE options")
     if len(options) % 2:
         raise InputError(f"options are KEY VALUE pairs, but there are {len(options)} words: {' '.join(options)}")
     _merge(cfg, lambda: cfg.merge_from_list(options), "on the command line")
@@ -38,11 +55,18 @@ def _merge(cfg: CfgNode, merge, where: str) -> None:
         merge()
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}, a _BASE_ {where}, does not exist") from error
+    except OSError as error:
+        raise InputError(f"the config {where} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"the _BASE_ {where} leads back to the file itself") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"malformed YAML {where}{line}: {getattr(error, 'problem', error)}") from error
-    except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise InputError(f"malformed YAML {where}{line}: {problem}") from error
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"the config {where} must be a mapping of keys to values ({error})") from error
+    except (KeyError, ValueError, AssertionError) as error:
         raise InputError(_explain(cfg, str(error), where)) from error
 
 
@@ -56,7 +80,7 @@ def _explain(cfg: CfgNode, message: str, where: str) -> str:
     if mismatch:
         expected, given, value, key = mismatch.groups()
         return f"config key {key} {where} must be of type {expected}, not {given}: {value}"
-    return f"the config {where} cannot be read: {message}"
+    return f"the config {where} cannot be read: {' '.join(message.split())}"
 
 
 def _keys(cfg: CfgNode, prefix: str = "") -> Iterable[str]:
@@ -78,26 +102,54 @@ def choose_device(cfg: CfgNode) -> None:
         cfg.MODEL.DEVICE = "cpu"
 
 
-def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -> None:
-    """Check that everything the config names exists: components, weights, data sets.
+def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False, processes: int = 1) -> None:
+    """Check that everything the config names exists and its numbers make sense: model, weights, data sets, output.
 
     Args:
         resume: there must be a checkpoint in `OUTPUT_DIR`; `MODEL.WEIGHTS` does not matter then.
         eval_only: the training data need not be there.
+        processes: that share the training batch.
 
     Raises:
-        InputError: the first that does not.
+        InputError: the first mistake.
+    """
+    if resume and not os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        raise InputError(f"--resume: there is no checkpoint in OUTPUT_DIR {cfg.OUTPUT_DIR} to resume from")
+    check_model(cfg, with_weights=not resume)
+    for key, smallest in SMALLEST_VALUES.items():
+        if attrgetter(key)(cfg) < smallest:
+            raise InputError(f"{key} is {attrgetter(key)(cfg)}; it must be at least {smallest}")
+    if not eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {processes} processes cannot share equally; "
+            f"choose a multiple of {processes}"
+        )
+    check_datasets(cfg, train=not eval_only)
+    _check_writable(cfg.OUTPUT_DIR)
+
+
+def check_model(cfg: CfgNode, with_weights: bool = True) -> None:
+    """Check that the components of the model exist, and its weights if `with_weights`.
+
+    Raises:
+        InputError: one does not.
     """
     inference_precision(cfg)
     _check_registered("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
     _check_registered("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
-    if resume and not os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
-        raise InputError(f"--resume: there is no checkpoint in OUTPUT_DIR {cfg.OUTPUT_DIR} to resume from")
     weights = cfg.MODEL.WEIGHTS
     is_local = "://" not in weights
-    if not resume and weights and is_local and not os.path.isfile(weights.partition("?")[0]):
+    if with_weights and weights and is_local and not os.path.isfile(weights.partition("?")[0]):
         raise InputError(f"MODEL.WEIGHTS: there is no file {weights}")
-    check_datasets(cfg, train=not eval_only)
+
+
+def _check_writable(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"OUTPUT_DIR {folder!r} is no folder that can be written to: {error.strerror}") from error
 
 
 def _check_registered(key: str, name: str, registry: Registry) -> None:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_train_loader
+from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
@@ -32,6 +32,7 @@ from .optimizer import build_optimizer
 from .schedule import build_lr_scheduler
 from .step import TrainStep
 
+TRAIN_LOOP_LOGGER = "detectron2.engine.train_loop"
 PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -62,6 +63,21 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks([*self.build_hooks(), StopAtInterrupt()])
 
+    def train(self) -> OrderedDict | None:
+        """Train from `start_iter` to `max_iter`.
+
+        Raises:
+            InputError: an image cannot be used. The iterations before it are saved in a checkpoint.
+        """
+        logging.getLogger(TRAIN_LOOP_LOGGER).addFilter(_is_no_mistake)
+        try:
+            return super().train()
+        except InputError:
+            if self.iter > self.start_iter:
+                self.iter -= 1  # the last that is complete
+                self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+            raise
+
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
@@ -75,6 +91,11 @@ class Trainer(DefaultTrainer):
         mapper = SparseRCNNDatasetMapper(cfg, is_train=True)
         # Only from page-locked memory can a GPU fetch images while it computes.
         return build_detection_train_loader(cfg, mapper=mapper, pin_memory=cfg.MODEL.DEVICE.startswith("cuda"))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        mapper = SparseRCNNDatasetMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -119,6 +140,11 @@ class Trainer(DefaultTrainer):
         os.makedirs(folder, exist_ok=True)
         json_writer = JSONWriter(os.path.join(folder, "metrics.json"))
         return [MetricPrinter(self.max_iter), json_writer, TensorboardXWriter(folder)]
+
+
+def _is_no_mistake(record: logging.LogRecord) -> bool:
+    """Keeps the traceback of a user's mistake out of the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
 
 
 def amp_precision(cfg: CfgNode) -> torch.dtype | None:

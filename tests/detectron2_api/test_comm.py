@@ -38,6 +38,7 @@ def communicate(rank, folder):
         "summed": float(summed["a"]),
     }
     torch.save(result, f"{folder}/{rank}.pt")
+    comm.synchronize()
     dist.destroy_process_group()
 
 

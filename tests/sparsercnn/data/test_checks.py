@@ -101,6 +101,15 @@ def test_a_bad_file_is_named(mine, content, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("keep", [0, 60])
+def test_an_empty_or_truncated_image_is_named(mine, tmp_path, keep):
+    cfg, _ = mine
+    picture = tmp_path / "a.png"
+    picture.write_bytes(picture.read_bytes()[:keep])
+    with pytest.raises(InputError, match="cannot read image .*a.png"):
+        check_datasets(cfg)
+
+
 def test_area_is_needed_only_for_evaluation(mine):
     cfg, write = mine
     write(without("annotations", "area"))

@@ -66,7 +66,7 @@ def test_malformed_yaml(cfg, tmp_path, text):
     assert "YAML" in message and path in message and "line" in message
 
 
-@pytest.mark.parametrize("text", ["", "just words\n", "- a\n- list\n"])
+@pytest.mark.parametrize("text", ["", "just words\n", "- a\n- list\n", "_BASE_: config.yaml\n"])
 def test_a_file_that_is_no_config(cfg, tmp_path, text):
     path = write(tmp_path, text)
     assert path in merge_error(cfg, path)
@@ -101,6 +101,22 @@ def test_unregistered_components(cfg, key, value, meant):
     merge_config(cfg, "", [key, value])
     with pytest.raises(InputError, match=rf"{key}.*{value}.*did you mean {meant}\?"):
         check_config(cfg)
+
+
+def test_flags_come_before_options(cfg):
+    assert "--eval-only must stand before" in merge_error(cfg, "", ["SOLVER.MAX_ITER", "3", "--eval-only"])
+
+
+def test_numbers_that_make_no_sense(cfg):
+    cfg.SOLVER.MAX_ITER = -3
+    with pytest.raises(InputError, match="SOLVER.MAX_ITER is -3; it must be at least 1"):
+        check_config(cfg)
+
+
+def test_processes_must_share_a_batch_equally(cfg):
+    cfg.SOLVER.IMS_PER_BATCH = 3
+    with pytest.raises(InputError, match="SOLVER.IMS_PER_BATCH is 3.*multiple of 2"):
+        check_config(cfg, processes=2)
 
 
 def test_missing_weights(cfg):
