@@ -28,7 +28,7 @@ DRAWN_SIZE = 480
 PAIRS_PER_ROW = 3
 
 
-def contact_sheet(output_dir: Path, images: int = 9, threshold: float = 0.4) -> Path:
+def contact_sheet(output_dir: Path, images: int = 9, threshold: float = 0.25) -> Path:
     """Draw `images` pairs, spread over the first test set of the run, into `predictions.png` of `output_dir`.
 
     Args:
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output_dir", type=Path, help="OUTPUT_DIR of a run that evaluated")
     parser.add_argument("--images", type=int, default=9, help="how many images")
-    parser.add_argument("--confidence-threshold", type=float, default=0.4, help="lowest score drawn")
+    parser.add_argument("--confidence-threshold", type=float, default=0.25, help="lowest score drawn")
     args = parser.parse_args(argv)
     try:
         print(contact_sheet(args.output_dir, args.images, args.confidence_threshold))
