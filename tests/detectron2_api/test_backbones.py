@@ -116,6 +116,13 @@ def test_resnet_keeps_only_the_stages_that_are_asked_for():
         build_resnet_backbone(resnet_cfg(OUT_FEATURES=["res9"]), ShapeSpec(channels=3))
 
 
+@pytest.mark.parametrize("depth", [18, 50])
+def test_scripted_resnet_computes_the_same(depth):
+    net = build_resnet_backbone(resnet_cfg(depth), ShapeSpec(channels=3)).eval()
+    x = torch.randn(1, 3, 64, 32)
+    torch.testing.assert_close(torch.jit.script(net)(x), net(x))
+
+
 def test_resnet_classifier():
     net = ResNet(BasicStem(norm="BN"), ResNet.make_default_stages(18, norm="BN"), num_classes=7)
     assert net(torch.randn(2, 3, 32, 32))["linear"].shape == (2, 7)

@@ -106,10 +106,11 @@ class ResNet(Backbone):
         x = self.stem(x)
         if "stem" in self._out_features:
             outputs["stem"] = x
-        for name, stage in zip(self.stage_names, self.stages):  # noqa: B905
-            x = stage(x)
-            if name in self._out_features:
-                outputs[name] = x
+        for name, stage in self.named_children():  # TorchScript does not know plain lists of modules
+            if name in self.stage_names:
+                x = stage(x)
+                if name in self._out_features:
+                    outputs[name] = x
         if self.num_classes is not None:
             x = self.linear(torch.flatten(self.avgpool(x), 1))
             if "linear" in self._out_features:
