@@ -120,18 +120,28 @@ class SparseRCNN(nn.Module):
         images = self.preprocess_image(batched_inputs)
         targets = [x["instances"].to(self.device) for x in batched_inputs]
         boxes = self.proposal_boxes(images)
-        if hasattr(self.backbone, "forward_supervised"):
-            features, auxiliary = self.backbone.forward_supervised(images.tensor)
-        else:
-            features, auxiliary = self.backbone(images.tensor), []
         losses = {}
-        pyramids = [("", 1.0, features), *((f"_aux{i}", weight, f) for i, (weight, f) in enumerate(auxiliary))]
-        for suffix, weight, pyramid in pyramids:
-            maps = [pyramid[name] for name in self.in_features]
-            predictions = self.head(maps, boxes, self.init_proposal_features.weight)
+        for suffix, weight, pyramid in self._supervised_pyramids(images.tensor):
+            predictions = self.head.refine(pyramid, boxes, self.init_proposal_features.weight)
             for name, loss in self.criterion(*predictions, targets).items():
                 losses[name + suffix] = weight * loss
         return losses
+
+    def _supervised_pyramids(self, images: Tensor) -> list[tuple]:
+        """Suffix and weight of the losses of each pyramid, and the pyramid as the head reads it.
+
+        Once they are laid out for the head, the feature maps themselves need not stay in memory.
+        """
+        if hasattr(self.backbone, "forward_supervised"):
+            features, auxiliary = self.backbone.forward_supervised(images)
+        else:
+            features, auxiliary = self.backbone(images), []
+        pyramids = [("", 1.0, features)]
+        pyramids += [(f"_aux{i}", weight, maps) for i, (weight, maps) in enumerate(auxiliary)]
+        return [
+            (suffix, weight, self.head.routing.prepare([maps[name] for name in self.in_features]))
+            for suffix, weight, maps in pyramids
+        ]
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalised images in one batch, padded with zeros to what the backbone can divide."""

@@ -1,10 +1,15 @@
 """Convolutions that take over what follows them: batch norms, and on CPUs activations and residual additions."""
 
+import math
+
 import torch
-from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
+from detectron2.modeling import FPN
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .convolution import FastConv2d
 
 
 def fold_batch_norms(model: nn.Module) -> None:
@@ -28,7 +33,10 @@ def fold_batch_norms(model: nn.Module) -> None:
 
 
 def _is_batch_norm(module: nn.Module | None) -> bool:
-    return isinstance(module, (FrozenBatchNorm2d, nn.BatchNorm2d))
+    # Subclasses do more: those of timm apply an activation too.
+    if type(module) not in (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm):
+        return False
+    return module.weight is not None and module.running_var is not None
 
 
 def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
@@ -39,61 +47,52 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
 
 
 def fuse_convolutions(model: nn.Module) -> None:
-    """Replace convolutions by oneDNN's with packed weights, which ResNets also let apply ReLU and residual addition.
+    """Replace convolutions by `FastConv2d`, which in ResNets take over ReLU and residual addition too.
 
     In place, on the CPU only. Batch norms must be folded before.
     """
     if next(model.parameters()).device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return
     for module in list(model.modules()):
-        for name, child in list(module.named_children()):
+        for i, (name, child) in enumerate(list(module.named_children())):
             if type(child) in (BasicBlock, BottleneckBlock) and _is_plain(child):
-                setattr(module, name, FusedBlock(child))
+                setattr(module, name, FusedBlock(child, keeps_input=i == 0))
             elif type(child) is BasicStem and _is_plain(child):
                 setattr(module, name, FusedStem(child))
             elif type(child) is Conv2d and child.norm is None and child.activation is None:
-                setattr(module, name, PackedConv2d(child))
+                setattr(module, name, FastConv2d(child))
+        if isinstance(module, FPN):  # which also keeps its convolutions in lists
+            levels = [int(math.log2(module.bottom_up.output_shape()[f].stride)) for f in module.in_features[::-1]]
+            module.lateral_convs = [getattr(module, f"fpn_lateral{level}") for level in levels]
+            module.output_convs = [getattr(module, f"fpn_output{level}") for level in levels]
 
 
 def _is_plain(block: nn.Module) -> bool:
     return all(m.norm is None and m.activation is None for m in block.modules() if isinstance(m, Conv2d))
 
 
-class PackedConv2d(nn.Module):
-    """A convolution whose weights lie in memory as oneDNN's kernels read them."""
-
-    def __init__(self, conv: nn.Conv2d, relu: bool = False):
-        super().__init__()
-        self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.dtype = conv.weight.dtype
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *self.geometry)
-        self.register_buffer("bias", conv.bias)
-        self.activation = "relu" if relu else "none"
-
-    def forward(self, x: Tensor) -> Tensor:
-        operator = torch.ops.mkldnn._convolution_pointwise.default
-        return operator(x.to(self.dtype), self.weight, self.bias, *self.geometry, self.activation, [], None)
-
-    def add_relu(self, x: Tensor, other: Tensor) -> Tensor:
-        """ReLU of the convolution of x plus `other`."""
-        operator = torch.ops.mkldnn._convolution_pointwise.binary
-        x, other = x.to(self.dtype), other.to(self.dtype)
-        return operator(x, other, self.weight, self.bias, *self.geometry, "add", 1.0, "relu", [], None)
-
-
 class FusedBlock(nn.Module):
-    """A residual block whose convolutions include ReLU and addition."""
+    """A residual block whose convolutions include ReLU and addition.
 
-    def __init__(self, block: BasicBlock | BottleneckBlock):
+    Args:
+        keeps_input: others read the input too. If not, a block without shortcut convolution may overwrite it.
+    """
+
+    def __init__(self, block: BasicBlock | BottleneckBlock, keeps_input: bool):
         super().__init__()
-        self.shortcut = None if block.shortcut is None else PackedConv2d(block.shortcut)
+        self.shortcut = None if block.shortcut is None else FastConv2d(block.shortcut)
+        self.keeps_input = keeps_input
         names = ("conv1", "conv2", "conv3") if isinstance(block, BottleneckBlock) else ("conv1", "conv2")
         *inner, last = (getattr(block, name) for name in names)
-        self.inner = nn.Sequential(*(PackedConv2d(conv, relu=True) for conv in inner))
-        self.last = PackedConv2d(last)
+        self.inner = nn.Sequential(*(FastConv2d(conv, relu=True) for conv in inner))
+        self.last = FastConv2d(last, relu=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last.add_relu(self.inner(x), x if self.shortcut is None else self.shortcut(x))
+        if self.shortcut is not None:
+            residual = self.shortcut(x)
+        else:
+            residual = x.clone() if self.keeps_input else x
+        return self.last(self.inner(x), residual)
 
 
 class FusedStem(nn.Module):
@@ -101,7 +100,7 @@ class FusedStem(nn.Module):
 
     def __init__(self, stem: BasicStem):
         super().__init__()
-        self.conv = PackedConv2d(stem.conv1, relu=True)
+        self.conv = FastConv2d(stem.conv1, relu=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(self.conv(x), kernel_size=3, stride=2, padding=1)

@@ -38,11 +38,21 @@ class DynamicConv(nn.Module):
 
     def forward(self, objects: Tensor, roi_features: Tensor) -> Tensor:
         """(R, d) object features and (R, bins, d) RoI features to (R, d)."""
-        return self.interact(self.dynamic_layer(objects), roi_features)
+        return self.interact(*self.generate(objects), roi_features)
 
-    def interact(self, parameters: Tensor, roi_features: Tensor) -> Tensor:
-        """The part that needs the image: (R, 2·d·inner) generated parameters and RoI features to (R, d)."""
-        first, second = parameters.chunk(2, dim=-1)
+    def generate(self, objects: Tensor) -> tuple[Tensor, Tensor]:
+        """The two matrices of each object, from (..., d) features: (..., d·inner) both."""
+        layer = self.dynamic_layer
+        if torch.is_grad_enabled():
+            return layer(objects).chunk(2, dim=-1)
+        # Without gradients to put together again, two products of half the size need less of the processor's cache.
+        first, second = (
+            F.linear(objects, *half) for half in zip(layer.weight.chunk(2), layer.bias.chunk(2), strict=True)
+        )
+        return first, second
+
+    def interact(self, first: Tensor, second: Tensor, roi_features: Tensor) -> Tensor:
+        """The part that needs the image: (R, d·inner) matrices and (R, bins, d) RoI features to (R, d)."""
         x = torch.bmm(roi_features, first.unflatten(-1, (-1, self.dim_dynamic)))
         x = F.relu(self.norm1(x))
         x = torch.bmm(x, second.unflatten(-1, (self.dim_dynamic, -1)))
@@ -102,18 +112,20 @@ class RefinementStage(nn.Module):
         Returns:
             Logits (B, N, K), box deltas (B, N, 4) and the new object features (B, N, d).
         """
-        objects, parameters = self.attend(objects)
-        return self.refine(objects, parameters, roi_features)
+        return self.refine(*self.attend(objects), roi_features)
 
-    def attend(self, objects: Tensor) -> tuple[Tensor, Tensor]:
-        """The part that does not look at the image: attended objects (B, N, d) and their dynamic parameters."""
+    def attend(self, objects: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The part that does not look at the image: attended objects (B, N, d) and their two dynamic matrices."""
         attended = self.self_attn(objects, objects, objects)[0]
         objects = self.norm1(objects + self.dropout(attended))
-        return objects, self.inst_interact.dynamic_layer(objects)
+        return objects, *self.inst_interact.generate(objects)
 
-    def refine(self, objects: Tensor, parameters: Tensor, roi_features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def refine(
+        self, objects: Tensor, first: Tensor, second: Tensor, roi_features: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The part that does: see `forward`."""
-        interaction = self.inst_interact.interact(parameters.flatten(0, 1), roi_features).view_as(objects)
+        interaction = self.inst_interact.interact(first.flatten(0, 1), second.flatten(0, 1), roi_features)
+        interaction = interaction.view_as(objects)
         objects = self.norm2(objects + self.dropout(interaction))
         hidden = self.linear2(self.dropout(self.activation(self.linear1(objects))))
         objects = self.norm3(objects + self.dropout(hidden))
@@ -191,7 +203,10 @@ class DynamicHead(nn.Module):
         Returns:
             Logits (S, B, N, K) and boxes (S, B, N, 4), absolute xyxy, after each of S stages.
         """
-        pyramid = self.routing.prepare(features)
+        return self.refine(self.routing.prepare(features), boxes, proposal_features)
+
+    def refine(self, pyramid, boxes: Tensor, proposal_features: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from what `self.routing.prepare` made of the features, so that these need not be kept."""
         objects = proposal_features.expand(len(boxes), -1, -1)
         all_logits, all_boxes = [], []
         for stage in self.head_series:

@@ -37,10 +37,9 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32, 
     head = getattr(model, "head", None)
     if head is not None and hasattr(head, "head_series"):
         head.head_series[0] = CachedFirstStage(head.head_series[0])
+    fuse_convolutions(model)
     if compile:
         _compile(model)
-    else:
-        fuse_convolutions(model)
     return InferenceModel(model, device_type, dtype)
 
 
@@ -90,14 +89,14 @@ class CachedFirstStage(nn.Module):
         super().__init__()
         self.stage = stage
         self._versions: tuple | None = None
-        self._attended: tuple[Tensor, Tensor] | None = None
+        self._attended: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, objects: Tensor, roi_features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         versions = (objects._version, *(p._version for p in self.stage.parameters()))
         if versions != self._versions:
             self._versions, self._attended = versions, self.stage.attend(objects[:1])
-        attended, parameters = (t.expand(len(objects), -1, -1) for t in self._attended)
-        return self.stage.refine(attended, parameters, roi_features)
+        attended = (t.expand(len(objects), -1, -1) for t in self._attended)
+        return self.stage.refine(*attended, roi_features)
 
 
 def _compile(model: nn.Module) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import InputError
-from .row_sums import sum_rows
+from .row_sums import differentiable_table, sum_rows
 
 
 def assign_levels(boxes: Tensor, levels: range, canonical_level: int = 4, canonical_size: float = 224.0) -> Tensor:
@@ -116,7 +116,8 @@ class FusedPooler(Pooler):
         heights, widths = zip(*(f.shape[2:] for f in features), strict=True)
         starts = [sum(rows[:i]) for i in range(len(rows))]
         layout = torch.tensor([heights, widths, starts]).to(self.scales.device, non_blocking=True)
-        return PixelTable(torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features]), layout)
+        pixels = torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features])
+        return PixelTable(differentiable_table(pixels), layout)
 
     def pool(self, table: PixelTable, boxes: Tensor) -> Tensor:
         return self._pool(table, boxes, self.assign_levels(boxes) - self.levels[0])

@@ -8,6 +8,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
+def differentiable_table(table: Tensor) -> Tensor:
+    """The table in a type whose sums have a fast backward: on CPUs float32 in place of half precision."""
+    is_half = table.dtype in (torch.bfloat16, torch.float16)
+    return table.float() if is_half and table.requires_grad and _is_on_cpu(table) else table
+
+
 def sum_rows(table: Tensor, index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Sum rows of a table into bags.
 
@@ -22,7 +28,7 @@ def sum_rows(table: Tensor, index: Tensor, weight: Tensor) -> tuple[Tensor, Tens
     Returns:
         The (bags, C) sums, and the table to read in the next call.
     """
-    if table.requires_grad and _has_sparse_products(table):
+    if table.requires_grad and _is_on_cpu(table):
         return _ChainedSum.apply(table, index, weight)
     return _sum(table, index, weight), table
 
@@ -31,9 +37,9 @@ def _sum(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
 
 
-def _has_sparse_products(table: Tensor) -> bool:
-    is_cpu = table.device.type == "cpu" and torch.backends.mkl.is_available()
-    return is_cpu and table.dtype in (torch.float32, torch.float64)
+def _is_on_cpu(table: Tensor) -> bool:
+    """And there are MKL's sparse products."""
+    return table.device.type == "cpu" and torch.backends.mkl.is_available()
 
 
 class _ChainedSum(torch.autograd.Function):

@@ -55,6 +55,8 @@ def load_config(neck_config: Path, train_config: Path | None, options: list[str]
         cfg.MODEL.RESNETS.OUT_FEATURES = neck.RESNETS.OUT_FEATURES
         cfg.MODEL.ROI_HEADS.IN_FEATURES = neck.ROI_HEADS.IN_FEATURES
         cfg.MODEL.ROI_ROUTING.MODE = neck.ROI_ROUTING.MODE
+        if neck.NECK.BOTTOM_UP != "build_resnet_backbone":  # weights and frozen stages of the other are a ResNet's
+            cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.FREEZE_AT = neck.WEIGHTS, neck.BACKBONE.FREEZE_AT
     merge_config(cfg, "", options)
     if train_config:
         cfg.MODEL.NECK.OUT_CHANNELS = cfg.MODEL.SparseRCNN.HIDDEN_DIM

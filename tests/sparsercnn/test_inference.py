@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import build_model
+from timm.layers import ConvNormAct
 from torch import nn
 from torch.testing import assert_close
 
@@ -144,15 +145,19 @@ class ConvAndNorm(nn.Module):
         lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.SiLU()),
         lambda: Conv2d(4, 8, 3, norm=get_norm("BN", 8), activation=nn.functional.relu),
         lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.BatchNorm2d(8)),
+        lambda: ConvNormAct(4, 8, 3),
+        lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8, affine=False)),
+        lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.SyncBatchNorm(8).eval()),
     ],
-    ids=["attributes", "sequential", "detectron2", "norm after another layer"],
+    ids=["attributes", "sequential", "detectron2", "norm after another layer", "timm", "not affine", "synchronised"],
 )
 @torch.no_grad()
 def test_folded_norms_change_nothing(make):
     torch.manual_seed(0)
     module = make()
-    for _ in range(5):
-        module.train()(torch.randn(4, 4, 9, 9) * 3 + 1)
+    for norm in (m for m in module.modules() if hasattr(m, "running_var")):
+        norm.running_mean.uniform_(-2, 2)
+        norm.running_var.uniform_(0.5, 2)
     x = torch.randn(2, 4, 9, 9)
     expected = module.eval()(x)
     fold_batch_norms(module)

@@ -164,3 +164,17 @@ def test_gradients_reach_every_parameter_and_level(routing):
     routing(routing.prepare(features), boxes).square().sum().backward()
     assert all(f.grad.abs().sum() > 0 for f in features)
     assert all(p.grad.abs().sum() > 0 for p in routing.parameters())
+
+
+def test_gradients_of_half_precision_features():
+    features = [f.bfloat16().requires_grad_() for f in pyramid()]
+    exact = [f.detach().float().requires_grad_() for f in features]
+    boxes, gradients = random_boxes(2, 40), []
+    for maps in (features, exact):
+        pooler = FusedPooler(STRIDES)
+        table = pooler.prepare(maps)
+        pooled = torch.cat([pooler.pool(table, boxes) for _ in range(3)])
+        gradients.append(torch.autograd.grad(pooled.float().square().sum(), maps))
+    for ours, expected in zip(*gradients, strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert_close(ours.float(), expected, rtol=2e-2, atol=2e-2)

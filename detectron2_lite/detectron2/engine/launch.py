@@ -88,3 +88,5 @@ def _run_worker(local_rank, main_func, world_size, num_gpus_per_machine, machine
     # A process that runs ahead here can time out in its first collective while the others still start up.
     comm.synchronize()
     main_func(*args)
+    # The threads of a group that still stands while Python shuts down can abort the process.
+    dist.destroy_process_group()

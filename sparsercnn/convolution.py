@@ -1,0 +1,67 @@
+"""Convolutions for inference on CPUs: each computed in the way that suits its shape, with what follows it included."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .winograd import transform_filters, winograd_conv2d
+
+MAX_PRODUCT_PIXELS = 4096
+"""oneDNN's 1×1 convolutions of wide, small maps run at down to a tenth of the rate of the same matrix product."""
+MIN_WINOGRAD_CHANNELS = 128
+"""Below, transforming the tiles takes what the multiplications save."""
+
+
+class FastConv2d(nn.Module):
+    """A convolution that takes over the residual addition and the ReLU behind it, computed as suits its shape.
+
+    1×1 convolutions of small maps are matrix products, wide 3×3 convolutions in float32 go through `winograd_conv2d`,
+    all others through oneDNN.
+
+    Args:
+        conv: without norm and activation; its weights are taken as they are now.
+        relu: apply a ReLU.
+    """
+
+    def __init__(self, conv: nn.Conv2d, relu: bool = False):
+        super().__init__()
+        self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.relu = relu
+        self.is_pointwise = conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+        self.is_winograd = _suits_winograd(conv)
+        weight = conv.weight.detach()
+        bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
+        self.register_buffer("weight", transform_filters(weight) if self.is_winograd else weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) to (B, O, H', W'). The residual, if any, is added before the ReLU, and may be overwritten."""
+        x = x.to(self.weight.dtype)
+        if self.is_winograd:
+            y = winograd_conv2d(x, self.weight, self.bias)
+        elif self.is_pointwise and self._strided(x[:, :1]).numel() <= MAX_PRODUCT_PIXELS:
+            y = F.linear(self._strided(x).permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        else:
+            return self._direct(x, residual)
+        if residual is not None:
+            y = residual.add_(y)
+        return y.relu_() if self.relu else y
+
+    def _strided(self, x: Tensor) -> Tensor:
+        vertical, horizontal = self.geometry[1]
+        return x[:, :, ::vertical, ::horizontal]
+
+    def _direct(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        activation = "relu" if self.relu else None
+        operands = x, self.weight, self.bias, *self.geometry
+        if residual is None:
+            return torch.ops.mkldnn._convolution_pointwise(*operands, activation or "none", [], None)
+        add = torch.ops.mkldnn._convolution_pointwise_.binary
+        return add(residual.to(x.dtype), *operands, "add", 1.0, activation, [], None)
+
+
+def _suits_winograd(conv: nn.Conv2d) -> bool:
+    ones = conv.stride == conv.padding == conv.dilation == (1, 1)
+    wide = min(conv.in_channels, conv.out_channels) >= MIN_WINOGRAD_CHANNELS
+    is_float = conv.weight.dtype == torch.float32
+    return ones and wide and is_float and conv.kernel_size == (3, 3) and conv.groups == 1

@@ -1,0 +1,57 @@
+"""The ways in which a convolution is computed for inference give what the plain convolution gives."""
+
+import pytest
+import torch
+from detectron2.layers import Conv2d
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from sparsercnn import convolution
+from sparsercnn.convolution import FastConv2d
+from sparsercnn.winograd import transform_filters, winograd_conv2d
+
+CONVOLUTIONS = {
+    "oneDNN": dict(in_channels=8, out_channels=12, kernel_size=3, stride=2, padding=1),
+    "oneDNN, 1×1": dict(in_channels=8, out_channels=12, kernel_size=1),
+    "grouped": dict(in_channels=8, out_channels=12, kernel_size=1, groups=4),
+    "dilated": dict(in_channels=128, out_channels=128, kernel_size=3, padding=2, dilation=2),
+    "product": dict(in_channels=8, out_channels=12, kernel_size=1),
+    "strided product": dict(in_channels=8, out_channels=12, kernel_size=1, stride=2),
+    "Winograd": dict(in_channels=128, out_channels=130, kernel_size=3, padding=1),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_equals_the_convolution_and_what_follows_it(name, dtype, bias, monkeypatch):
+    torch.manual_seed(0)
+    if name == "oneDNN, 1×1":
+        monkeypatch.setattr(convolution, "MAX_PRODUCT_PIXELS", 0)
+    conv = Conv2d(**CONVOLUTIONS[name], bias=bias).to(dtype)
+    assert FastConv2d(conv).is_winograd == (name == "Winograd" and dtype == torch.float32)
+    x = torch.randn(2, conv.in_channels, 13, 18).to(dtype, memory_format=torch.channels_last)
+    plain = conv(x)
+    close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    assert_close(FastConv2d(conv)(x), plain, **close)
+    assert_close(FastConv2d(conv, relu=True)(x), F.relu(plain), **close)
+    residual = torch.randn_like(plain)
+    expected = F.relu(plain + residual)
+    assert_close(FastConv2d(conv, relu=True)(x, residual), expected, **close)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 8), (5, 7), (33, 90)])
+@torch.no_grad()
+def test_winograd_of_any_size(size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    weight, bias = torch.randn(5, 3, 3, 3, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    y = winograd_conv2d(x, transform_filters(weight), bias)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert_close(y, F.conv2d(x, weight, bias, padding=1), rtol=1e-10, atol=1e-10)
+
+
+def test_winograd_keeps_the_contract_of_operators():
+    x, weight, bias = torch.randn(1, 4, 9, 6), torch.randn(2, 4, 3, 3), torch.randn(2)
+    torch.library.opcheck(winograd_conv2d, (x, transform_filters(weight), bias))
