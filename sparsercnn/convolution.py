@@ -1,4 +1,4 @@
-"""Convolutions for inference on CPUs: each computed in the way that suits its shape, with what follows it included."""
+"""Convolutions on CPUs, computed as suits their shape; for inference with what follows them included."""
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,21 @@ MAX_PRODUCT_PIXELS = 4096
 """oneDNN's 1×1 convolutions of wide, small maps run at down to a tenth of the rate of the same matrix product."""
 MIN_WINOGRAD_CHANNELS = 128
 """Below, transforming the tiles takes what the multiplications save."""
+
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether it is a matrix product at each pixel."""
+    return conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+
+
+def pixels(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) to those that a 1×1 convolution of that stride reads: a view, (B, H', W', C)."""
+    return x[:, :, :: stride[0], :: stride[1]].permute(0, 2, 3, 1)
+
+
+def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, int]) -> Tensor:
+    """A 1×1 convolution without padding as a matrix product; its result is channels-last."""
+    return F.linear(pixels(x, stride), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 class FastConv2d(nn.Module):
@@ -26,8 +41,9 @@ class FastConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, relu: bool = False):
         super().__init__()
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.stride = conv.stride
         self.relu = relu
-        self.is_pointwise = conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+        self.is_pointwise = is_pointwise(conv)
         self.is_winograd = _suits_winograd(conv)
         weight = conv.weight.detach()
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
@@ -39,17 +55,13 @@ class FastConv2d(nn.Module):
         x = x.to(self.weight.dtype)
         if self.is_winograd:
             y = winograd_conv2d(x, self.weight, self.bias)
-        elif self.is_pointwise and self._strided(x[:, :1]).numel() <= MAX_PRODUCT_PIXELS:
-            y = F.linear(self._strided(x).permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        elif self.is_pointwise and pixels(x[:, :1], self.stride).numel() <= MAX_PRODUCT_PIXELS:
+            y = pointwise_conv2d(x, self.weight, self.bias, self.stride)
         else:
             return self._direct(x, residual)
         if residual is not None:
             y = residual.add_(y)
         return y.relu_() if self.relu else y
-
-    def _strided(self, x: Tensor) -> Tensor:
-        vertical, horizontal = self.geometry[1]
-        return x[:, :, ::vertical, ::horizontal]
 
     def _direct(self, x: Tensor, residual: Tensor | None) -> Tensor:
         activation = "relu" if self.relu else None

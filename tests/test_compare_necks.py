@@ -171,6 +171,11 @@ def test_the_neck_comes_from_one_config_and_the_rest_from_the_other(train_config
     assert cfg.MODEL.NECK.NORM == "BN"
 
 
+def test_weights_of_a_resnet_are_not_offered_to_another_network(train_config):
+    cfg = compare_necks.load_config(ROOT / "configs" / "necks" / "pvt_v2_b2.fpn.yaml", train_config, [])
+    assert cfg.MODEL.WEIGHTS == "" and cfg.MODEL.BACKBONE.FREEZE_AT == 0
+
+
 def test_runs_share_seeds_and_keep_the_shape_of_the_schedule(tmp_path, train_config):
     configs = {Path(path).stem: compare_necks.load_config(Path(path), train_config, TINY) for path in NECKS}
     runs = list(compare_necks.runs_of(configs, seeds=2, iterations=40, output=tmp_path))

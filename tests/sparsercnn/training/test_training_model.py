@@ -96,18 +96,30 @@ def test_channels_last_reaches_the_features():
     assert all(f.is_contiguous(memory_format=torch.channels_last) for f in features.values())
 
 
+KERNELS = {
+    "3×3": {"kernel_size": 3, "padding": 1, "stride": 2, "groups": 2},
+    "1×1": {"kernel_size": 1},
+    "1×1, strided": {"kernel_size": 1, "stride": 2},
+    "1×1, padded": {"kernel_size": 1, "padding": 1},
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_norm_applied_to_weights(bias):
+def test_norm_applied_to_weights(bias, kernel, layout):
     torch.manual_seed(0)
-    plain = Conv2d(4, 6, 3, padding=1, stride=2, groups=2, bias=bias, norm=FrozenBatchNorm2d(6), activation=torch.tanh)
+    plain = Conv2d(4, 6, **kernel, bias=bias, norm=FrozenBatchNorm2d(6), activation=torch.tanh)
     plain.norm.running_var.uniform_(0.5, 2)
     plain.norm.running_mean.normal_()
     ours = copy.deepcopy(plain)
     apply_frozen_norms_to_weights(ours)
-    x = torch.randn(2, 4, 7, 9)
-    for conv in (plain, ours):
-        conv(x).square().sum().backward()
+    x = torch.randn(2, 4, 7, 9).to(memory_format=layout)
+    inputs = [x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2)]
+    for conv, own in zip((plain, ours), inputs, strict=True):
+        conv(own).square().sum().backward()
     assert_close(ours(x), plain(x))
+    assert_close(inputs[1].grad, inputs[0].grad, rtol=1e-4, atol=1e-5)
     assert_close([p.grad for p in ours.parameters()], [p.grad for p in plain.parameters()], rtol=1e-4, atol=1e-5)
     with mock.patch.object(FrozenBatchNorm2d, "forward", side_effect=AssertionError("went over the activations")):
         ours(x)
