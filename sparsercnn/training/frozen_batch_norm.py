@@ -28,7 +28,9 @@ class FrozenNormConv2d(Conv2d):
 
     def _is_product(self, x: Tensor) -> bool:
         """Elsewhere, and in other layouts, the library's convolution is faster than a matrix product."""
-        return is_pointwise(self) and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+        if torch.compiler.is_compiling() or not is_pointwise(self):
+            return False
+        return x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class _ScaledConv2d(torch.autograd.Function):
@@ -41,7 +43,8 @@ class _ScaledConv2d(torch.autograd.Function):
         ctx.save_for_backward(x, weight, scale)
         ctx.geometry, ctx.is_product = geometry, is_product
         if is_product:
-            return pointwise_conv2d(x, weight * scale, bias, stride=geometry[0])
+            y = pointwise_conv2d(x, weight * scale, bias, stride=geometry[0])
+            return y.new_empty(0).set_(y)  # the same memory, but no view: a ReLU in place may follow
         return F.conv2d(x, weight * scale, bias, *geometry)
 
     @staticmethod

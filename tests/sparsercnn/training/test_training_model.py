@@ -11,6 +11,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from sparsercnn import prepare_for_inference
@@ -109,7 +110,7 @@ KERNELS = {
 @pytest.mark.parametrize("bias", [False, True])
 def test_norm_applied_to_weights(bias, kernel, layout):
     torch.manual_seed(0)
-    plain = Conv2d(4, 6, **kernel, bias=bias, norm=FrozenBatchNorm2d(6), activation=torch.tanh)
+    plain = Conv2d(4, 6, **kernel, bias=bias, norm=FrozenBatchNorm2d(6), activation=F.relu_)
     plain.norm.running_var.uniform_(0.5, 2)
     plain.norm.running_mean.normal_()
     ours = copy.deepcopy(plain)
