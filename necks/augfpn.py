@@ -10,8 +10,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from .layers import bilinear, conv, nearest, size_of, subsample
-from .neck import NECK_REGISTRY, Neck, SupervisedNeckBackbone
+from .layers import MakeExtraLevels, bilinear, chosen_extra_levels, conv, nearest, pooled_levels, size_of
+from .neck import NECK_REGISTRY, Neck, NeckConfigError, SupervisedNeckBackbone, check_at_least
 
 
 class ResidualFeatureAugmentation(nn.Module):
@@ -22,11 +22,18 @@ class ResidualFeatureAugmentation(nn.Module):
     Args:
         in_channels: of the highest bottom-up level.
         out_channels: of the pyramid.
-        ratios: sizes of the pooled maps relative to the input.
+        ratios: sizes of the pooled maps relative to the input, above 0 and at most 1.
+
+    Raises:
+        NeckConfigError: no ratios, or others than these.
     """
 
     def __init__(self, in_channels: int, out_channels: int, ratios: tuple[float, ...] = (0.1, 0.2, 0.3)):
         super().__init__()
+        if not ratios or not all(isinstance(ratio, (int, float)) and 0 < ratio <= 1 for ratio in ratios):
+            raise NeckConfigError(
+                f"MODEL.NECK.AUGFPN.RATIOS is {ratios!r}: choose one or more numbers above 0 and at most 1"
+            )
         self.ratios = tuple(ratios)
         self.reduce = nn.ModuleList(conv(in_channels, out_channels) for _ in ratios)
         self.weigh = nn.Sequential(
@@ -42,7 +49,11 @@ class ResidualFeatureAugmentation(nn.Module):
         return [bilinear(context, (height, width)) for context in pooled]
 
     def weights(self, contexts: list[Tensor]) -> Tensor:
-        """Adaptive spatial fusion: (B, ratios, H, W) weights that sum to one at every pixel."""
+        """Adaptive spatial fusion: (B, ratios, H, W) weights that sum to one at every pixel.
+
+        The authors' code takes a sigmoid of each weight on its own. With normalised weights the sum keeps the scale
+        of the contexts, however many ratios there are.
+        """
         return self.weigh(torch.cat(contexts, dim=1)).softmax(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +75,8 @@ class AugFPN(Neck):
         num_levels: output levels, 0 for as many as inputs.
         norm: a name that `detectron2.layers.get_norm` knows, "" for none.
         ratios: sizes of the pooled context maps relative to the highest input.
-        supervision_weight: weight of the loss on the laterals.
+        supervision_weight: weight of the loss on the laterals, not negative.
+        extra_levels: makes the levels above the inputs, `pooled_levels` or `convolved_levels` of `necks.layers`.
     """
 
     @configurable
@@ -76,12 +88,15 @@ class AugFPN(Neck):
         norm: str = "",
         ratios: tuple[float, ...] = (0.1, 0.2, 0.3),
         supervision_weight: float = 0.25,
+        extra_levels: MakeExtraLevels = pooled_levels,
     ):
         super().__init__(input_shapes, out_channels, num_levels)
+        check_at_least("MODEL.NECK.AUGFPN.SUPERVISION_WEIGHT", supervision_weight, 0)
         self.supervision_weight = supervision_weight
         self.lateral = nn.ModuleList(conv(channels, out_channels, norm=norm) for channels in self.in_channels)
         self.augment = ResidualFeatureAugmentation(self.in_channels[-1], out_channels, ratios)
         self.output = nn.ModuleList(conv(out_channels, out_channels, 3, norm) for _ in self.in_channels)
+        self.extra = extra_levels(self.num_extra_levels, out_channels, norm)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shapes: dict[str, ShapeSpec]) -> dict:
@@ -90,6 +105,7 @@ class AugFPN(Neck):
             "norm": cfg.MODEL.NECK.NORM,
             "ratios": own.RATIOS,
             "supervision_weight": own.SUPERVISION_WEIGHT,
+            "extra_levels": chosen_extra_levels(cfg),
         }
 
     def wrap(self, bottom_up: Backbone) -> SupervisedNeckBackbone:
@@ -118,6 +134,4 @@ class AugFPN(Neck):
         return self._pyramid([output(m) for m, output in zip(merged, self.output, strict=True)])
 
     def _pyramid(self, maps: list[Tensor]) -> dict[str, Tensor]:
-        for _ in range(self.num_extra_levels):
-            maps = [*maps, subsample(maps[-1])]
-        return dict(zip(self.names, maps, strict=True))
+        return dict(zip(self.names, self.extra(maps), strict=True))

@@ -15,7 +15,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn, ones
 
 from .layers import DOWNSAMPLE, UPSAMPLE, Downsample, Upsample, conv, nearest, size_of
-from .neck import NECK_REGISTRY, Neck, NeckConfigError, choose
+from .neck import NECK_REGISTRY, Neck, NeckConfigError, check_at_least, choose
 
 Weighting = Callable[[Tensor], Tensor]
 
@@ -39,7 +39,8 @@ def compound_scaling(phi: int) -> CompoundScaling:
         num_layers=(3, 4, 5, 6, 7, 7, 8, 8)[phi],
         head_depth=3 + phi // 3,
         input_size=1536 if phi == 7 else 512 + 128 * phi,
-        backbone=f"efficientnet_b{phi}",
+        # From B6 on timm has weights for the port of TensorFlow's networks only.
+        backbone=f"{'tf_' if phi >= 6 else ''}efficientnet_b{min(phi, 6)}",
     )
 
 
@@ -132,7 +133,7 @@ class BiFPN(Neck):
         out_channels: channels of every output level.
         num_levels: output levels, 0 for as many as inputs.
         norm: a name that `detectron2.layers.get_norm` knows, "" for none.
-        num_layers: bidirectional layers.
+        num_layers: bidirectional layers, at least one.
         weighting: makes the weights of a node's inputs from its parameters: `fast_weights`, `softmax_weights` or
             `unbounded_weights`.
         upsample: brings a level of the top-down path to the size of the one below it.
@@ -152,6 +153,7 @@ class BiFPN(Neck):
         downsample: Downsample = max_pool,
     ):
         super().__init__(input_shapes, out_channels, num_levels)
+        check_at_least("MODEL.NECK.BIFPN.NUM_LAYERS", num_layers, 1)
         read = self.in_channels + self.in_channels[-1:] * min(self.num_extra_levels, 1)
         self.project = nn.ModuleList(conv(channels, out_channels, norm=norm) for channels in read)
         layer = (len(self.levels), out_channels, norm, weighting, upsample, downsample)

@@ -15,7 +15,9 @@ def build_neck_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NeckBackbone:
         NeckConfigError: unknown neck or bottom-up builder, or levels that the bottom-up network does not have.
     """
     make_neck = choose("MODEL.NECK.NAME", cfg.MODEL.NECK.NAME, NECK_REGISTRY)
-    make_bottom_up = choose("MODEL.NECK.BOTTOM_UP", cfg.MODEL.NECK.BOTTOM_UP, BACKBONE_REGISTRY)
+    # What this file registers builds on a bottom-up network and cannot be one.
+    bottom_ups = {name: make for name, make in BACKBONE_REGISTRY if make.__module__ != __name__}
+    make_bottom_up = choose("MODEL.NECK.BOTTOM_UP", cfg.MODEL.NECK.BOTTOM_UP, bottom_ups)
     bottom_up = make_bottom_up(cfg, input_shape)
     return make_neck(cfg, _select_levels(cfg, bottom_up.output_shape())).wrap(bottom_up)
 
@@ -28,6 +30,8 @@ def _select_levels(cfg: CfgNode, available: dict[str, ShapeSpec]) -> dict[str, S
             f"MODEL.NECK.IN_FEATURES names {', '.join(missing)}, which {cfg.MODEL.NECK.BOTTOM_UP} does not give: "
             f"choose among {', '.join(available)} (a ResNet gives what MODEL.RESNETS.OUT_FEATURES lists)"
         )
+    if repeated := sorted({name for name in wanted if wanted.count(name) > 1}):
+        raise NeckConfigError(f"MODEL.NECK.IN_FEATURES repeats {', '.join(repeated)}: choose each level once")
     return {name: available[name] for name in wanted}
 
 

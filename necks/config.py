@@ -18,6 +18,10 @@ def add_neck_config(cfg: CN) -> None:
     cfg.MODEL.NECK.NORM = ""
     # Levels of the pyramid; those above the inputs are made by the neck. 0: as many as inputs.
     cfg.MODEL.NECK.NUM_LEVELS = 0
+    # How FPN, PANet, RFP and AugFPN make them. pool: every second pixel of the level below, as FPN does; conv: a 3×3
+    # stride-2 convolution of it, as RetinaNet does. The papers of the other necks fix it: SSD convolves, SA takes
+    # SA.DOWNSAMPLE, BiFPN and NASFPN max-pool.
+    cfg.MODEL.NECK.EXTRA_LEVELS = "pool"
     _add_top_down_necks(cfg.MODEL.NECK)
     _add_sa(cfg.MODEL.NECK)
     _add_searched_and_recursive_necks(cfg.MODEL.NECK)
@@ -42,9 +46,11 @@ def _add_top_down_necks(neck: CN) -> None:
     neck.PANET.DOWNSAMPLE = "conv"
 
     neck.BIFPN = CN()
-    # How many bidirectional layers follow one another.
+    # How many bidirectional layers follow one another, 1 or more.
     neck.BIFPN.NUM_LAYERS = 3
-    # EfficientDet's compound coefficient 0-7 sets OUT_CHANNELS and NUM_LAYERS; -1 leaves them to their keys.
+    # EfficientDet's compound coefficient 0-7 sets the width and the layers, in place of OUT_CHANNELS and NUM_LAYERS; -1
+    # leaves them to their keys. It sets nothing else: `necks.compound_scaling` tells the backbone, the input size and
+    # the depth of the head that go with it. Norm GN does not fit the 88 and 112 channels of 1 and 2.
     neck.BIFPN.COMPOUND = -1
     # How the inputs of a node are weighted: fast, softmax or unbounded.
     neck.BIFPN.FUSION = "fast"
@@ -64,7 +70,7 @@ def _add_sa(neck: CN) -> None:
     neck.SA.DOWNSAMPLE = "esd1"
     # Convolution that filters a level: gsconve1, gsconve2, gsconv or conv.
     neck.SA.CONV = "gsconve1"
-    # Residual bottlenecks after the first convolution of each level.
+    # Residual bottlenecks after the first convolution of each level, 0 or more.
     neck.SA.NUM_BOTTLENECKS = 1
 
 
@@ -78,9 +84,9 @@ def _add_searched_and_recursive_necks(neck: CN) -> None:
     neck.RFP.STEPS = 2
 
     neck.AUGFPN = CN()
-    # Sizes, relative to the highest input, of the context maps that are pooled from it.
+    # Sizes, relative to the highest input, of the context maps that are pooled from it: above 0, at most 1.
     neck.AUGFPN.RATIOS = [0.1, 0.2, 0.3]
-    # Weight of the loss on the laterals in training.
+    # Weight of the loss on the laterals in training, not negative.
     neck.AUGFPN.SUPERVISION_WEIGHT = 0.25
 
 

@@ -7,13 +7,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from .layers import UPSAMPLE, Upsample, conv, nearest, size_of, subsample
+from .layers import UPSAMPLE, MakeExtraLevels, Upsample, chosen_extra_levels, conv, nearest, pooled_levels, size_of
 from .neck import NECK_REGISTRY, Neck, NeckConfigError, choose
 
 
 @NECK_REGISTRY.register()
 class FPN(Neck):
-    """1×1 laterals, top-down upsampling and addition, 3×3 output convolutions. Extra top levels subsample the highest.
+    """1×1 laterals, top-down upsampling and addition, 3×3 output convolutions.
 
     Args:
         input_shapes: channels and stride of each bottom-up level, lowest level first.
@@ -24,6 +24,7 @@ class FPN(Neck):
         top_down: False for a bottom-up pyramid, in which no level sees another.
         lateral: False to let only the highest level into the top-down path.
         finest_only: return the lowest level alone.
+        extra_levels: makes the levels above the inputs, `pooled_levels` or `convolved_levels` of `necks.layers`.
     """
 
     @configurable
@@ -37,6 +38,7 @@ class FPN(Neck):
         top_down: bool = True,
         lateral: bool = True,
         finest_only: bool = False,
+        extra_levels: MakeExtraLevels = pooled_levels,
     ):
         super().__init__(input_shapes, out_channels, num_levels)
         if not top_down and (finest_only or not lateral):
@@ -54,6 +56,7 @@ class FPN(Neck):
         self.lateral = nn.ModuleList(conv(channels, out_channels, norm=norm) for channels in read)
         num_outputs = len(self.levels) - self.num_extra_levels
         self.output = nn.ModuleList(conv(out_channels, out_channels, 3, norm) for _ in range(num_outputs))
+        self.extra = extra_levels(self.num_extra_levels, out_channels, norm)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shapes: dict[str, ShapeSpec]) -> dict:
@@ -65,14 +68,13 @@ class FPN(Neck):
             "top_down": fpn.TOP_DOWN,
             "lateral": fpn.LATERAL,
             "finest_only": fpn.FINEST_ONLY,
+            "extra_levels": chosen_extra_levels(cfg),
         }
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         merged = self.merge(self.inputs(features))
         pyramid = [output(m) for m, output in zip(merged, self.output, strict=False)]
-        for _ in range(self.num_extra_levels):
-            pyramid.append(subsample(pyramid[-1]))
-        return dict(zip(self.names, pyramid, strict=True))
+        return dict(zip(self.names, self.extra(pyramid), strict=True))
 
     def merge(self, inputs: list[Tensor]) -> list[Tensor]:
         """The maps before the output convolutions, one per input level, lowest first."""

@@ -4,6 +4,7 @@ A neck stands between a bottom-up network and a detector's head. It takes the na
 and returns a pyramid `{"p2": …, "p3": …}` in which level k has stride 2**k and all levels have equally many channels.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -32,6 +33,12 @@ def choose(key: str, name: str, choices: Mapping[str, T] | Iterable[tuple[str, T
     if name not in choices:
         raise NeckConfigError(f"{key} is {name!r}: choose one of {', '.join(sorted(choices))}")
     return choices[name]
+
+
+def check_at_least(key: str, value: float, minimum: float) -> None:
+    """Raise a NeckConfigError that names the config `key` if its `value` is below `minimum`."""
+    if not value >= minimum:
+        raise NeckConfigError(f"{key} is {value}: choose {minimum} or more")
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module | None:
@@ -67,8 +74,7 @@ class Neck(nn.Module):
 
     def __init__(self, input_shapes: dict[str, ShapeSpec], out_channels: int, num_levels: int = 0):
         super().__init__()
-        if out_channels < 1:
-            raise NeckConfigError(f"MODEL.NECK.OUT_CHANNELS is {out_channels}: choose a positive number of channels")
+        check_at_least("MODEL.NECK.OUT_CHANNELS", out_channels, 1)
         self.in_features = list(input_shapes)
         self.in_channels = [shape.channels for shape in input_shapes.values()]
         self.out_channels = out_channels
@@ -123,7 +129,8 @@ class Neck(nn.Module):
 class NeckBackbone(Backbone):
     """A bottom-up network and the neck on it, as one detectron2 backbone.
 
-    Images may have any size. Their batch is padded to the stride of the highest input level, as for detectron2's FPN.
+    Images may have any size. Their batch is padded to a multiple of the stride of the highest input level, as for
+    detectron2's FPN, and of what the bottom-up network asks for.
     """
 
     def __init__(self, bottom_up: Backbone, neck: Neck):
@@ -143,7 +150,8 @@ class NeckBackbone(Backbone):
         strides = (
             shape.stride for name, shape in self.bottom_up.output_shape().items() if name in self.neck.in_features
         )
-        return max(self.bottom_up.size_divisibility, *strides)
+        # detectron2's backbones say 0 for no constraint.
+        return math.lcm(self.bottom_up.size_divisibility or 1, *strides)
 
     @property
     def padding_constraints(self) -> dict[str, int]:

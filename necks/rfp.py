@@ -12,8 +12,8 @@ from detectron2.modeling import Backbone, ResNet
 from torch import Tensor, nn
 
 from .fpn import FPN
-from .layers import nearest, size_of
-from .neck import NECK_REGISTRY, Neck, NeckBackbone, NeckConfigError
+from .layers import MakeExtraLevels, chosen_extra_levels, nearest, pooled_levels, size_of
+from .neck import NECK_REGISTRY, Neck, NeckBackbone, NeckConfigError, check_at_least
 
 
 class ASPP(nn.Module):
@@ -47,6 +47,7 @@ class RFP(Neck):
         num_levels: output levels, 0 for as many as inputs.
         norm: a name that `detectron2.layers.get_norm` knows, "" for none.
         steps: how often the bottom-up network runs; all steps share their weights.
+        extra_levels: makes the levels above the inputs, `pooled_levels` or `convolved_levels` of `necks.layers`.
     """
 
     @configurable
@@ -57,16 +58,16 @@ class RFP(Neck):
         num_levels: int = 0,
         norm: str = "",
         steps: int = 2,
+        extra_levels: MakeExtraLevels = pooled_levels,
     ):
         super().__init__(input_shapes, out_channels, num_levels)
-        if out_channels < 4:
-            raise NeckConfigError(f"MODEL.NECK.OUT_CHANNELS is {out_channels}: RFP needs 4 or more")
+        check_at_least("MODEL.NECK.OUT_CHANNELS", out_channels, 4)
         if steps < 2:
             raise NeckConfigError(
                 f"MODEL.NECK.RFP.STEPS is {steps}: choose 2 or more, or MODEL.NECK.NAME FPN for one step"
             )
         self.steps = steps
-        self.fpn = FPN(input_shapes, out_channels, num_levels, norm)
+        self.fpn = FPN(input_shapes, out_channels, num_levels, norm, extra_levels=extra_levels)
         self.aspp = ASPP(out_channels)
         # Starting from zero, training begins with the bottom-up network as it was pretrained.
         self.feedback = nn.ModuleList(_zero_conv(out_channels, channels) for channels in self.in_channels)
@@ -74,8 +75,11 @@ class RFP(Neck):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shapes: dict[str, ShapeSpec]) -> dict:
-        own = {"norm": cfg.MODEL.NECK.NORM, "steps": cfg.MODEL.NECK.RFP.STEPS}
-        return super().from_config(cfg, input_shapes) | own
+        return super().from_config(cfg, input_shapes) | {
+            "norm": cfg.MODEL.NECK.NORM,
+            "steps": cfg.MODEL.NECK.RFP.STEPS,
+            "extra_levels": chosen_extra_levels(cfg),
+        }
 
     def wrap(self, bottom_up: Backbone) -> "RecursiveBackbone":
         return RecursiveBackbone(bottom_up, self)
@@ -90,15 +94,18 @@ class RFP(Neck):
 
     def blend(self, before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Tensor]:
         """g · after + (1 − g) · before, where g is a sigmoid of `after` at each pixel."""
-        gates = {name: self.gate(p).sigmoid() for name, p in after.items()}
-        return {name: torch.lerp(before[name], after[name], gates[name]) for name in after}
+        # Under autocast a norm may leave a map in another type than the gate's convolution gives.
+        gates = {name: self.gate(p).sigmoid().to(p.dtype) for name, p in after.items()}
+        return {name: torch.lerp(before[name].to(p.dtype), p, gates[name]) for name, p in after.items()}
 
 
 class RecursiveBackbone(NeckBackbone):
     """A ResNet and the recursive pyramid on it.
 
     The feedback of a level joins the output of the first block of the stage with that name, followed by another ReLU,
-    so that the blocks after it read non-negative maps as ever. The stem sees no feedback and runs once.
+    so that the blocks after it read non-negative maps as ever. DetectoRS adds it inside that block, before the block's
+    own ReLU; here it joins after it, because a block then stays detectron2's own, whatever its kind. The stem sees no
+    feedback and runs once.
 
     Raises:
         NeckConfigError: the bottom-up network has no stages of blocks to feed back into.
@@ -108,7 +115,7 @@ class RecursiveBackbone(NeckBackbone):
         if not isinstance(bottom_up, ResNet):
             raise NeckConfigError(
                 f"MODEL.NECK.BOTTOM_UP makes a {type(bottom_up).__name__}: RFP feeds back into the blocks of a ResNet, "
-                "choose build_resnet_backbone or build_resnet_deform_backbone"
+                "choose build_resnet_backbone"
             )
         if missing := [name for name in neck.in_features if name not in bottom_up.stage_names]:
             raise NeckConfigError(

@@ -10,7 +10,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from .layers import DOWNSAMPLE, UPSAMPLE, Downsample, Upsample, nearest, size_of
-from .neck import NECK_REGISTRY, Neck, choose
+from .neck import NECK_REGISTRY, Neck, check_at_least, choose
 from .sa_layers import ESD1, ConvNormSiLU, GSConv, GSConvE1, GSConvE2, soft_nearest
 
 Convolution = Callable[..., nn.Module]
@@ -27,6 +27,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, channels: int, norm: str, convolution: Convolution):
         super().__init__()
+        check_at_least("MODEL.NECK.OUT_CHANNELS", channels, 2)
         self.reduce = ConvNormSiLU(channels, channels // 2, 1, norm=norm)
         self.filter = convolution(channels // 2, channels, 3, norm=norm)
 
@@ -52,7 +53,7 @@ class SA(Neck):
         upsample: brings a level of the top-down path to the size of the one below it.
         downsample: makes a stride-2 layer from (in_channels, out_channels, norm).
         convolution: makes a k×k layer from (in_channels, out_channels, kernel_size, norm=…).
-        num_bottlenecks: residual bottlenecks per level.
+        num_bottlenecks: residual bottlenecks per level, which need 2 channels or more.
     """
 
     @configurable
@@ -70,6 +71,7 @@ class SA(Neck):
         num_bottlenecks: int = 1,
     ):
         super().__init__(input_shapes, out_channels, num_levels)
+        check_at_least("MODEL.NECK.SA.NUM_BOTTLENECKS", num_bottlenecks, 0)
         self.upsample = upsample
 
         def down_layers(count: int) -> nn.ModuleList:

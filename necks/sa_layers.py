@@ -90,7 +90,11 @@ class ESD2(_ESD):
 
 def shuffle_halves(x: Tensor) -> Tensor:
     """Interleave the two halves of the channels: 0, C/2, 1, C/2 + 1, …"""
-    return F.channel_shuffle(x, 2)
+    if x.device.type == "cpu":
+        return F.channel_shuffle(x, 2)
+    # Elsewhere PyTorch's own gives up channels_last. This keeps the layout.
+    dim = 3 if x.is_contiguous(memory_format=torch.channels_last) else 1
+    return x.movedim(1, dim).unflatten(dim, (2, -1)).transpose(dim, dim + 1).flatten(dim, dim + 1).movedim(dim, 1)
 
 
 def _split(out_channels: int, parts: int) -> int:

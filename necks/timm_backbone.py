@@ -10,10 +10,13 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from .neck import NeckConfigError, choose
 
+FORMATS = {"RGB": False, "BGR": True}
+"""Whether the channels have to be flipped to RGB, which all of timm reads."""
 NORMS = {"BN": lambda network: network, "SyncBN": convert_sync_batchnorm, "FrozenBN": freeze_batch_norm_2d}
 
 
@@ -32,13 +35,14 @@ class TimmBackbone(Backbone):
         pretrained: fetch the weights that timm publishes for this name.
         norm: what becomes of the network's batch norms: "BN" keeps, "SyncBN" synchronises, "FrozenBN" freezes them.
             Networks with other norms are left as they are.
-        freeze_at: 0 freezes nothing, 1 all that comes before the first layer of stride 4, k > 1 everything up to
-            "res{k}"; batch norms in there are frozen with their statistics.
+        freeze_at: 0 or less freezes nothing, 1 all that comes before the first layer of stride 4, k > 1 everything up
+            to "res{k}". What is frozen stays in eval mode: norms keep their statistics, nothing is dropped.
         pixel_mean, pixel_std: normalisation that the input already went through, in units of 0 to 255.
         input_format: channel order of the input and of `pixel_mean`, "RGB" or "BGR".
 
     Raises:
-        NeckConfigError: no such model or level, no pretrained weights, or a network that fits images of one size only.
+        NeckConfigError: no such model, tag, level or format, no pretrained weights, a normalisation of other than three
+            channels, or a network that fits images of one size only.
     """
 
     @configurable
@@ -56,26 +60,31 @@ class TimmBackbone(Backbone):
     ):
         super().__init__()
         convert_norms = choose("MODEL.TIMM.NORM", norm, NORMS)
-        if len(pixel_mean) != 3:
-            raise NeckConfigError(f"MODEL.PIXEL_MEAN has {len(pixel_mean)} channels, but timm networks here take 3")
+        self.flip_channels = choose("INPUT.FORMAT", input_format, FORMATS)
+        for key, values in (("MODEL.PIXEL_MEAN", pixel_mean), ("MODEL.PIXEL_STD", pixel_std)):
+            if len(values) != 3:
+                raise NeckConfigError(f"{key} has {len(values)} channels: timm networks here take 3, choose 3 numbers")
+        published = _published(name)
         # Only a network that is built knows its levels, and dropping unused layers needs to know the levels first.
-        levels = _levels(_create(name))
+        levels = _levels(_create(name, published))
+        if not levels:
+            raise NeckConfigError(f"MODEL.TIMM.NAME: {name} has no level whose stride is a power of two")
         if missing := [level for level in out_features if level not in levels]:
             raise NeckConfigError(
                 f"MODEL.TIMM.OUT_FEATURES: {name} has no level {', '.join(missing)}; it has {', '.join(levels)}"
             )
         out_features = [level for level in levels if level in out_features]
-        network = _create(name, pretrained=pretrained, out_indices=[levels[level] for level in out_features])
+        indices = [levels[level] for level in out_features]
+        network = _create(name, published, pretrained=pretrained, out_indices=indices)
         info = network.feature_info
         self._out_features = out_features
         self._out_feature_channels = dict(zip(out_features, info.channels(), strict=True))
         self._out_feature_strides = dict(zip(out_features, info.reduction(), strict=True))
         self.channels_are_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
         self.network = convert_norms(network)
-        if freeze_at:
-            _freeze(self.network, name, freeze_at)
-        self.flip_channels = input_format == "BGR"
-        self._set_normalisation(timm.get_pretrained_cfg(name), pixel_mean, pixel_std)
+        self._frozen = _freeze(self.network, name, freeze_at) if freeze_at > 0 else []
+        self.train(self.training)
+        self._set_normalisation(published, pixel_mean, pixel_std)
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | None = None) -> dict:
@@ -90,7 +99,13 @@ class TimmBackbone(Backbone):
             "input_format": cfg.INPUT.FORMAT,
         }
 
-    def _set_normalisation(self, published, pixel_mean: list[float], pixel_std: list[float]) -> None:
+    def train(self, mode: bool = True) -> "TimmBackbone":
+        super().train(mode)
+        for layer in self._frozen:
+            layer.training = False
+        return self
+
+    def _set_normalisation(self, published: PretrainedCfg, pixel_mean: list[float], pixel_std: list[float]) -> None:
         """Keep the scale and shift that turn the detector's normalisation into the published one of the network."""
         order = -1 if self.flip_channels else 1
         given_mean, given_std = (torch.tensor(v[::order], dtype=torch.float64) / 255 for v in (pixel_mean, pixel_std))
@@ -126,11 +141,23 @@ def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
     return TimmBackbone(cfg, input_shape)
 
 
-def _create(name: str, pretrained: bool = False, **options) -> nn.Module:
+def _published(name: str) -> PretrainedCfg:
+    """What timm says about the model: ImageNet's normalisation and images of any size where it says nothing."""
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), cutoff=0.5)
         raise NeckConfigError(f"MODEL.TIMM.NAME: timm has no model {name!r}. Near matches: {', '.join(near) or 'none'}")
-    if timm.get_pretrained_cfg(name).fixed_input_size:
+    try:
+        return timm.get_pretrained_cfg(name) or PretrainedCfg()
+    except RuntimeError as error:
+        model, _, tag = name.partition(".")
+        known = ", ".join(timm.list_pretrained(f"{model}.*"))
+        raise NeckConfigError(
+            f"MODEL.TIMM.NAME is {name!r}: {model} has no weights {tag!r}, choose {known or model}"
+        ) from error
+
+
+def _create(name: str, published: PretrainedCfg, pretrained: bool = False, **options) -> nn.Module:
+    if published.fixed_input_size:
         options["strict_img_size"] = False
     try:
         # An argument that the network does not know raises TypeError even without weights.
@@ -160,8 +187,11 @@ def _levels(network: nn.Module) -> dict[str, int]:
     return {f"res{s.bit_length() - 1}": i for i, s in enumerate(network.feature_info.reduction()) if s.bit_count() == 1}
 
 
-def _freeze(network: nn.Module, name: str, freeze_at: int) -> None:
-    """Stop training all that `TimmBackbone` says `freeze_at` covers. timm registers layers in the order they run."""
+def _freeze(network: nn.Module, name: str, freeze_at: int) -> list[nn.Module]:
+    """Stop training all that `TimmBackbone` says `freeze_at` covers, and return it layer by layer.
+
+    timm registers layers in the order they run. What the network owns itself, such as position embeddings, comes first.
+    """
     stages = {level["reduction"]: level["module"] for level in network.feature_info.info}
     stage = stages.get(2 ** max(freeze_at, 2), "")
     # timm flattens "stages.0" to "stages_0" in some of its feature networks.
@@ -172,10 +202,9 @@ def _freeze(network: nn.Module, name: str, freeze_at: int) -> None:
         raise NeckConfigError(
             f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but {name} has no separate stage for it; use 0"
         )
-    for module in names[: inside[0] if freeze_at == 1 else inside[-1] + 1]:
-        layer = network.get_submodule(module)
-        if isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm)):
-            parent, _, child = module.rpartition(".")
-            setattr(network.get_submodule(parent), child, freeze_batch_norm_2d(layer))
+    covered = names[: inside[0] if freeze_at == 1 else inside[-1] + 1]
+    layers = [network.get_submodule(module) for module in covered]
+    for layer in (network, *layers):
         for parameter in layer.parameters(recurse=False):
             parameter.requires_grad = False
+    return layers
