@@ -31,9 +31,7 @@ class StridedPatches(Backbone):
     def output_shape(self):
         return {"fine": ShapeSpec(channels=5, stride=8), "coarse": ShapeSpec(channels=7, stride=16)}
 
-    @property
-    def size_divisibility(self):
-        return 48
+    size_divisibility = 48
 
     @property
     def padding_constraints(self):
@@ -49,6 +47,8 @@ def test_any_bottom_up_and_its_padding(build_neck):
     assert isinstance(backbone.bottom_up, StridedPatches)
     assert backbone.size_divisibility == 48
     assert backbone.padding_constraints == {"square_size": 96}
+    backbone.bottom_up.size_divisibility = 24  # together with the highest stride, 16
+    assert backbone.size_divisibility == 48
     pyramid = backbone(torch.randn(2, 3, 48, 96))
     assert {name: tuple(x.shape) for name, x in pyramid.items()} == {"p3": (2, 16, 6, 12), "p4": (2, 16, 3, 6)}
 
@@ -100,13 +100,19 @@ def test_auxiliary_pyramid_has_the_names_and_channels_of_the_first(build_neck):
         ("FPM", (), "MODEL.NECK.NAME is 'FPM': choose one of AugFPN, BiFPN, FPN, .*SSD"),
         ("FPN", ("BOTTOM_UP", "build_resnext"), "MODEL.NECK.BOTTOM_UP is 'build_resnext': .*build_resnet_backbone"),
         ("FPN", ("IN_FEATURES", ["res2", "res9"]), "IN_FEATURES names res9, .*choose among res2, res3, res4, res5"),
+        ("FPN", ("BOTTOM_UP", "build_neck_backbone"), "BOTTOM_UP is 'build_neck_backbone': .*build_resnet_backbone"),
+        ("FPN", ("BOTTOM_UP", "build_resnet_sa_backbone"), "BOTTOM_UP is 'build_resnet_sa_backbone': choose one of"),
         ("FPN", ("IN_FEATURES", []), "MODEL.NECK.IN_FEATURES is empty"),
+        ("FPN", ("IN_FEATURES", ["res2", "res3", "res3"]), "MODEL.NECK.IN_FEATURES repeats res3: choose each .* once"),
+        ("PANet", ("EXTRA_LEVELS", "max"), "MODEL.NECK.EXTRA_LEVELS is 'max': choose one of conv, pool"),
         ("PANet", ("IN_FEATURES", ["res2", "res4"]), r"IN_FEATURES is not contiguous: res2 \(stride 4\), res4"),
         ("BiFPN", ("IN_FEATURES", ["res3", "res2"]), "IN_FEATURES is not contiguous: res3.*from low to high"),
         ("SSD", ("NUM_LEVELS", 3), "MODEL.NECK.NUM_LEVELS is 3, .* choose 0 .* or at least 4"),
         ("SSD", ("OUT_CHANNELS", 0), "MODEL.NECK.OUT_CHANNELS is 0"),
         ("SSD", ("NORM", "BatchNorm"), "MODEL.NECK.NORM is 'BatchNorm', .*choose BN, SyncBN"),
         ("SA", ("NORM", "GN"), "MODEL.NECK.NORM is 'GN', for 8 channels: .*multiple of 32"),
+        ("SA", ("OUT_CHANNELS", 1, "SA.CONV", "conv"), "MODEL.NECK.OUT_CHANNELS is 1: choose 2 or more"),
+        ("SA", ("SA.NUM_BOTTLENECKS", -1), "MODEL.NECK.SA.NUM_BOTTLENECKS is -1: choose 0 or more"),
         ("SA", ("OUT_CHANNELS", 15), "MODEL.NECK.OUT_CHANNELS is 15: .*multiple of 2"),
         ("SA", ("SA.CONV", "gsconve2", "OUT_CHANNELS", 18), "MODEL.NECK.OUT_CHANNELS is 18: .*multiple of 4"),
         ("SA", ("SA.FUSION", "both"), "MODEL.NECK.SA.FUSION is 'both': choose one of bidirectional, none, top_down"),
@@ -118,6 +124,18 @@ def test_auxiliary_pyramid_has_the_names_and_channels_of_the_first(build_neck):
             "MODEL.NECK.PANET.DOWNSAMPLE is 'pool': choose one of conv, esd1, esd2",
         ),
         ("BiFPN", ("BIFPN.FUSION", "sum"), "MODEL.NECK.BIFPN.FUSION is 'sum': choose one of fast, softmax, unbounded"),
+        ("BiFPN", ("BIFPN.NUM_LAYERS", 0), "MODEL.NECK.BIFPN.NUM_LAYERS is 0: choose 1 or more"),
+        (
+            "BiFPN",
+            ("BIFPN.COMPOUND", 1, "NORM", "GN"),
+            "MODEL.NECK.NORM is 'GN', for 88 channels: choose BN, .*GN .*32",
+        ),
+        ("BiFPN", ("BIFPN.COMPOUND", 2, "NORM", "GN"), "MODEL.NECK.NORM is 'GN', for 112 channels: choose BN"),
+        ("AugFPN", ("AUGFPN.RATIOS", []), r"MODEL.NECK.AUGFPN.RATIOS is \[\]: choose one or more numbers above 0"),
+        ("AugFPN", ("AUGFPN.RATIOS", ["a"]), r"MODEL.NECK.AUGFPN.RATIOS is \['a'\]: choose"),
+        ("AugFPN", ("AUGFPN.RATIOS", [0.0, 0.5]), r"MODEL.NECK.AUGFPN.RATIOS is \[0.0, 0.5\]: choose"),
+        ("AugFPN", ("AUGFPN.RATIOS", [1.5]), r"MODEL.NECK.AUGFPN.RATIOS is \[1.5\]: choose .* at most 1"),
+        ("AugFPN", ("AUGFPN.SUPERVISION_WEIGHT", -0.1), "AUGFPN.SUPERVISION_WEIGHT is -0.1: choose 0 or more"),
         ("BiFPN", ("BIFPN.COMPOUND", 9), "MODEL.NECK.BIFPN.COMPOUND is 9: choose 0 to 7"),
     ],
 )

@@ -13,6 +13,7 @@ OPTIONS = {
     "FPN sni": ("FPN", "FPN.UPSAMPLE", "sni"),
     "FPN bottom-up": ("FPN", "FPN.TOP_DOWN", False),
     "FPN no lateral": ("FPN", "FPN.LATERAL", False, "FPN.UPSAMPLE", "bilinear"),
+    "FPN conv": ("FPN", "EXTRA_LEVELS", "conv"),
     "PANet esd1": ("PANet", "PANET.DOWNSAMPLE", "esd1"),
     "BiFPN softmax esd2": ("BiFPN", "BIFPN.FUSION", "softmax", "BIFPN.DOWNSAMPLE", "esd2"),
     "BiFPN unbounded conv": ("BiFPN", "BIFPN.FUSION", "unbounded", "BIFPN.DOWNSAMPLE", "conv"),
@@ -74,16 +75,29 @@ def test_single_level(build_neck, neck):
     assert {name: x.shape for name, x in pyramid.items()} == {"p4": (1, 16, 4, 6)}
 
 
+@pytest.mark.parametrize("in_features", [["res3", "res4", "res5"], ["res4", "res5"], ["res5"]], ids=len)
+@each_registered
+def test_few_levels_leave_no_parameter_without_gradient(build_neck, neck, in_features):
+    backbone = perturb(build_neck(neck, "IN_FEATURES", in_features, "NASFPN.STACK", 2))
+    # In eval, because a batch norm in training takes away all gradient of maps of one pixel.
+    pyramid = backbone.eval()(torch.randn(1, 3, 128, 192))
+    assert len(pyramid) == len(in_features)
+    sum((x * torch.randn_like(x)).sum() for x in pyramid.values()).backward()
+    assert not [name for name, p in backbone.neck.named_parameters() if p.grad is None]
+
+
 @each_neck
-def test_autocast(build_neck, neck):
-    backbone = build_neck(*ALL[neck]).eval()
+# LN computes in single precision, so that maps of both types meet.
+@pytest.mark.parametrize("norm, dtype", [("BN", torch.bfloat16), ("LN", None)])
+def test_autocast(build_neck, neck, norm, dtype):
+    backbone = perturb(build_neck(*ALL[neck], "NORM", norm)).eval()
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         expected = backbone(images)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             result = backbone(images)
     for name, x in result.items():
-        assert x.dtype == torch.bfloat16
+        assert dtype is None or x.dtype == dtype
         difference = (x.float() - expected[name]).norm() / expected[name].norm()
         assert difference < 0.05
 

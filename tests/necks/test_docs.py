@@ -1,15 +1,24 @@
 """The neck in docs/add_a_neck.md is what it says: one file, one decorator, and the builder takes it."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import necks
+
 DOC = Path(__file__).parents[2] / "docs" / "add_a_neck.md"
+PACKAGE = Path(necks.__file__).parent
 
 USE = """
+import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
+import necks
 from necks import add_neck_config
 
 cfg = get_cfg()
@@ -28,17 +37,47 @@ plain = backbone.neck.fpn(backbone.bottom_up(torch.zeros(1, 3, 64, 64)))
 balanced = backbone(torch.zeros(1, 3, 64, 64))
 added = balanced["p4"] - plain["p4"]
 assert torch.allclose(balanced["p5"] - plain["p5"], added[..., ::2, ::2], atol=1e-6)
-print("built")
+print(necks.__file__, type(backbone.neck).__module__)
 """
 
 
-def test_the_example_works_as_printed(tmp_path):
-    example = re.search(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), re.DOTALL).group(1)
+@pytest.fixture
+def example() -> str:
+    return re.search(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), re.DOTALL).group(1)
+
+
+def run(program: Path, folder: Path) -> list[str]:
+    """The words that the program prints in a process of its own, with the packages in `folder` before all others."""
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    command = [sys.executable, str(program)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+def test_the_example_is_short(example):
     body = example.split('"""')[2]
     assert len([line for line in body.splitlines() if line.strip()]) <= 20
-    # In a process of its own, so that the example does not stay in the registry of this one.
-    program = tmp_path / "balanced_fpn.py"
+
+
+def test_the_example_works_as_a_file_of_the_package(example, tmp_path):
+    package = tmp_path / "packages" / "necks"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    file, line = re.search(
+        r"Save it as `necks/(\w+\.py)`, add `(.*?)` to `necks/__init__.py`", DOC.read_text()
+    ).groups()
+    (package / file).write_text(example, encoding="utf-8")
+    init = package / "__init__.py"
+    lines = init.read_text(encoding="utf-8").splitlines()
+    # Where a formatter puts it, among the other imports in their order.
+    lines.insert(next(i for i, other in enumerate(lines) if other.startswith("from .") and other > line), line)
+    init.write_text("\n".join(lines), encoding="utf-8")
+    program = tmp_path / "use.py"
+    program.write_text(USE, encoding="utf-8")
+    assert run(program, package.parent) == [str(init), f"necks.{file.removesuffix('.py')}"]
+
+
+def test_the_example_works_in_a_script(example, tmp_path):
+    program = tmp_path / "script.py"
     program.write_text(example + USE, encoding="utf-8")
-    result = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "built"
+    assert run(program, PACKAGE.parent) == [str(PACKAGE / "__init__.py"), "__main__"]

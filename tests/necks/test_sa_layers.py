@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from necks import ESD1, ESD2, SNI, GSConv, GSConvE1, GSConvE2, NeckConfigError
+from necks.sa_layers import shuffle_halves
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sa_layers.npz"
 
@@ -33,6 +34,26 @@ def test_reference_numbers(case):
     counters = {key: value for key, value in layer.state_dict().items() if key.endswith("num_batches_tracked")}
     layer.load_state_dict(weights | counters)
     torch.testing.assert_close(layer(golden[f"{case}/input"]), golden[f"{case}/output"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_shuffle_keeps_the_layout(device, layout):
+    x = torch.rand(2, 6, 3, 5).contiguous(memory_format=layout)
+    shuffled = shuffle_halves(x.to(device))
+    assert shuffled.shape == x.shape and shuffled.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_shuffle_is_the_same_on_every_device(layout):
+    class Elsewhere(torch.Tensor):
+        """A map that says it is not on the CPU."""
+
+        device = torch.device("meta")
+
+    x = torch.rand(2, 6, 3, 5).contiguous(memory_format=layout)
+    assert torch.equal(shuffle_halves(x), x[:, [0, 3, 1, 4, 2, 5]])
+    assert torch.equal(shuffle_halves(x.as_subclass(Elsewhere)).as_subclass(torch.Tensor), shuffle_halves(x))
 
 
 def test_sni_keeps_the_total_of_a_map():
