@@ -90,6 +90,18 @@ def test_fewer_levels_are_the_lowest_of_five():
     torch.testing.assert_close(four(features), expected)
 
 
+@pytest.mark.parametrize("count", range(1, 6))
+def test_cells_for_fewer_outputs_make_the_lowest_of_five(count):
+    five, fewer = MergingCells(channels=2).double(), MergingCells(channels=2, num_outputs=count).double()
+    fewer.load_state_dict({name: five.state_dict()[name] for name in fewer.state_dict()})
+    inputs = pyramid(16, 8, 4, 2, 1)
+    got = fewer(inputs)
+    for ours, expected in zip(got, five(inputs)[:count], strict=True):
+        torch.testing.assert_close(ours, expected)
+    sum(x.sum() for x in got).backward()
+    assert not [name for name, p in fewer.named_parameters() if p.grad is None]
+
+
 @pytest.mark.parametrize(
     "levels, options, key",
     [

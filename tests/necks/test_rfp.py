@@ -82,6 +82,17 @@ def test_two_steps_blend_through_the_gate(parts):
         torch.testing.assert_close(got, gate * after[name] + (1 - gate) * before[name])
 
 
+def test_blend_takes_the_type_of_the_later_step(parts):
+    _, neck, _, _ = parts
+    randomise(neck)
+    before, after = (torch.randn(2, 1, 10, 7, 9)).unbind()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        blended = neck.blend({"p2": before.bfloat16()}, {"p2": after})["p2"]
+    gate = neck.gate(after).sigmoid()
+    assert blended.dtype == torch.float32
+    torch.testing.assert_close(blended, gate * after + (1 - gate) * before, rtol=0.02, atol=0.02)
+
+
 def test_steps_share_weights_and_every_one_of_them_learns(parts):
     _, neck, backbone, images = parts
     randomise(neck)
@@ -117,7 +128,7 @@ class PlainBottomUp(Backbone):
 
 def test_bottom_up_without_blocks_is_refused():
     bottom_up = PlainBottomUp()
-    with pytest.raises(NeckConfigError, match="MODEL.NECK.BOTTOM_UP.*PlainBottomUp.*build_resnet_backbone"):
+    with pytest.raises(NeckConfigError, match="MODEL.NECK.BOTTOM_UP.*PlainBottomUp.*choose build_resnet_backbone$"):
         RFP(bottom_up.output_shape(), out_channels=8).wrap(bottom_up)
 
 

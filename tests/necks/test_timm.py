@@ -1,3 +1,5 @@
+import copy
+
 import huggingface_hub.constants
 import pytest
 import timm
@@ -5,6 +7,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
+from timm.models import FeatureInfo, register_model
 from torch import nn
 
 from necks import NeckConfigError, TimmBackbone, add_neck_config
@@ -80,9 +83,60 @@ def trained(module: nn.Module) -> set[str]:
     return {name.split(".")[0] for name, p in module.named_parameters() if p.requires_grad}
 
 
+@register_model
+def tiny_unpublished(pretrained=False, out_indices=(0, 1), strides=(4, 8), **others):
+    """A network of the user's own, of which timm knows no normalisation and no weights."""
+    return Unpublished(out_indices, strides)
+
+
+@register_model
+def tiny_unusual(**options):
+    return tiny_unpublished(**options, strides=(3, 6))
+
+
+class Unpublished(nn.Module):
+    """Two stages with dropout, and a position embedding that belongs to none of them."""
+
+    def __init__(self, out_indices, strides):
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(4, 1, 1))
+        self.stem = nn.Conv2d(3, 4, 2, stride=strides[0] // 2)
+        self.stages = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 2, stride=2), nn.Dropout(0.5)) for _ in strides)
+        levels = [{"num_chs": 4, "reduction": s, "module": f"stages.{i}"} for i, s in enumerate(strides)]
+        self.feature_info = FeatureInfo(levels, out_indices)
+
+    def forward(self, x):
+        fine = self.stages[0](self.stem(x) + self.position)
+        return [(fine, self.stages[1](fine))[i] for i in self.feature_info.out_indices]
+
+
+def test_a_model_that_timm_knows_nothing_about_reads_what_imagenet_models_read():
+    backbone = TimmBackbone("tiny_unpublished", ["res2", "res3"], **IMAGENET).eval()
+    images = torch.randn(1, 3, 32, 48)
+    torch.testing.assert_close(list(backbone(images).values()), backbone.network(images))
+
+
+def test_frozen_stages_drop_nothing_and_keep_the_position_embedding():
+    free = TimmBackbone("tiny_unpublished", ["res2", "res3"]).train()
+    assert all(p.requires_grad for p in free.parameters())
+    frozen = TimmBackbone("tiny_unpublished", ["res2", "res3"], freeze_at=2)
+    assert trained(frozen.network) == {"stages"}
+    assert {name for name, p in frozen.named_parameters() if p.requires_grad} == {
+        "network.stages.1.0.weight",
+        "network.stages.1.0.bias",
+    }
+    images = torch.randn(1, 3, 64, 64)
+    for network in (frozen, frozen.eval().train(), copy.deepcopy(frozen).train()):
+        first, second = network(images), network(images)
+        assert torch.equal(first["res2"], second["res2"])
+        assert not torch.equal(first["res3"], second["res3"])
+    assert not torch.equal(free(images)["res2"], free(images)["res2"])
+
+
 def test_freeze_at_stops_stages_and_their_statistics():
     stages = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
-    assert trained(TimmBackbone("resnet10t", LEVELS).network) == stages
+    for nothing in (0, -1):
+        assert trained(TimmBackbone("resnet10t", LEVELS, freeze_at=nothing).network) == stages
     assert trained(TimmBackbone("resnet10t", LEVELS, freeze_at=1).network) == stages - {"conv1", "bn1"}
     backbone = TimmBackbone("resnet10t", LEVELS, freeze_at=2).train()
     assert trained(backbone.network) == stages - {"conv1", "bn1", "layer1"}
@@ -146,11 +200,19 @@ def test_built_from_a_config_below_a_neck():
         ({"name": "resnet10t", "norm": "LN"}, "MODEL.TIMM.NORM.*BN, FrozenBN, SyncBN"),
         ({"name": "resnet10t", "freeze_at": 9}, "MODEL.BACKBONE.FREEZE_AT is 9"),
         ({"name": "resnet10t", "pixel_mean": [0.0]}, "MODEL.PIXEL_MEAN has 1 channel"),
+        ({"name": "resnet10t", "pixel_std": [1.0] * 4}, "MODEL.PIXEL_STD has 4 channels: .*choose 3"),
+        ({"name": "resnet10t", "input_format": "L"}, "INPUT.FORMAT is 'L': choose one of BGR, RGB"),
+        (
+            {"name": "resnet50.foo"},
+            r"MODEL.TIMM.NAME is 'resnet50.foo': resnet50 has no weights 'foo', .*resnet50\.a1_in1k",
+        ),
+        ({"name": "tiny_unusual"}, "MODEL.TIMM.NAME: tiny_unusual has no level whose stride is a power of two"),
     ],
 )
 def test_mistakes_are_named(arguments, message):
-    with pytest.raises(NeckConfigError, match=message):
+    with pytest.raises(NeckConfigError, match=message) as caught:
         TimmBackbone(**{"out_features": LEVELS, **arguments})
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_pretrained_weights_name_the_model_and_the_way_out(monkeypatch, tmp_path):
