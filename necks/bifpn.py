@@ -40,7 +40,7 @@ def compound_scaling(phi: int) -> CompoundScaling:
         head_depth=3 + phi // 3,
         input_size=1536 if phi == 7 else 512 + 128 * phi,
         # From B6 on timm has weights for the port of TensorFlow's networks only.
-        backbone=f"{'tf_' if phi >= 6 else ''}efficientnet_b{min(phi, 6)}",
+        backbone=f"{'tf_' if phi >= 6 else ''}efficientnet_b{phi}",
     )
 
 

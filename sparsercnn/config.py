@@ -19,7 +19,8 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Apply frozen batch norms to the convolution weights, not the activations: the same numbers, less memory traffic.
     cfg.MODEL.FOLD_FROZEN_BN = True
     # Keep only the inputs of backbone blocks and refinement stages in training and compute the rest again in the
-    # backward pass: the same numbers, less memory, more time.
+    # backward pass: the same numbers, less memory, more time. (Batch norms of timm's networks that train count each
+    # batch twice in their running statistics.)
     cfg.MODEL.GRADIENT_CHECKPOINTING = False
 
     # Data sets of one's own: [name, annotation file in COCO format, image folder] each.
@@ -29,6 +30,10 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # anyway: faster, and as close to the full decode as another resize filter would be.
     cfg.INPUT.REDUCED_JPEG_DECODE = False
 
+    # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for
+    # rounding. WINOGRAD: with wide 3×3 convolutions in float32 on CPUs in a quarter of the multiplications.
+    cfg.TEST.PREPARE = True
+    cfg.TEST.WINOGRAD = True
     # Evaluate and draw in "float32", "bfloat16" or "float16", and through torch.compile (takes minutes to start).
     cfg.TEST.PRECISION = "float32"
     cfg.TEST.COMPILE = False
@@ -37,7 +42,8 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone relative to SOLVER.BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
-    # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images.
+    # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images, but for
+    # batch norms and for the class loss of the softmax variant, which is a mean over each batch.
     cfg.SOLVER.ACCUMULATE = 1
     # Train through torch.compile; takes minutes to start.
     cfg.SOLVER.COMPILE = False

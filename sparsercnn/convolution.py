@@ -12,6 +12,18 @@ MIN_WINOGRAD_CHANNELS = 128
 """Below, transforming the tiles takes what the multiplications save."""
 
 
+def has_fast_convolutions(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there and this CPU has instructions for its convolutions in `dtype`."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    pixel = torch.zeros(1, 1, 1, 1, dtype=dtype)
+    try:
+        torch.ops.mkldnn._convolution_pointwise(pixel, pixel, None, [0, 0], [1, 1], [1, 1], 1, "none", [], None)
+    except RuntimeError:
+        return False
+    return True
+
+
 def is_pointwise(conv: nn.Conv2d) -> bool:
     """Whether it is a matrix product at each pixel."""
     return conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
@@ -36,15 +48,16 @@ class FastConv2d(nn.Module):
     Args:
         conv: without norm and activation; its weights are taken as they are now.
         relu: apply a ReLU.
+        winograd: may go through `winograd_conv2d`.
     """
 
-    def __init__(self, conv: nn.Conv2d, relu: bool = False):
+    def __init__(self, conv: nn.Conv2d, relu: bool = False, winograd: bool = True):
         super().__init__()
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self.stride = conv.stride
         self.relu = relu
         self.is_pointwise = is_pointwise(conv)
-        self.is_winograd = _suits_winograd(conv)
+        self.is_winograd = winograd and _suits_winograd(conv)
         weight = conv.weight.detach()
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
         self.register_buffer("weight", transform_filters(weight) if self.is_winograd else weight)

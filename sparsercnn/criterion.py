@@ -12,7 +12,7 @@ from fvcore.nn import giou_loss, sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .matcher import Assignment, HungarianMatcher
+from .matcher import Assignment, HungarianMatcher, image_sizes
 
 
 class SetCriterion(nn.Module):
@@ -120,7 +120,7 @@ class SetCriterion(nn.Module):
         stage, image, proposal, target = pairs
         matched = boxes[stage, image, proposal]
         truth = torch.cat([t.gt_boxes.tensor for t in targets]).to(boxes)[target]
-        image_size = boxes.new_tensor([t.image_size[::-1] * 2 for t in targets])[image]  # whwh
+        image_size = image_sizes(targets, boxes)[image]
         l1 = F.l1_loss(matched / image_size, truth / image_size, reduction="none").sum(-1)
         giou = giou_loss(matched, truth)
         # Every stage has the same number of pairs, so that the flat list folds into rows.
@@ -141,7 +141,7 @@ def _flatten(assignment: Assignment, counts: list[int]) -> Tensor:
 
 
 def _average_over_processes(count: int, device: torch.device) -> Tensor:
-    total = torch.tensor(float(count), device=device)
+    total = torch.full((), float(count), device=device)
     if comm.get_world_size() > 1:
         dist.all_reduce(total)
     return (total / comm.get_world_size()).clamp(min=1)

@@ -145,7 +145,9 @@ class SparseRCNN(nn.Module):
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalised images in one batch, padded with zeros to what the backbone can divide."""
-        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        images = [
+            (x["image"].to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std for x in batched_inputs
+        ]
         return ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
@@ -158,7 +160,7 @@ class SparseRCNN(nn.Module):
     def proposal_boxes(self, images: ImageList) -> Tensor:
         """The learned boxes on each unpadded image: (B, N, 4) absolute xyxy."""
         boxes = box_convert(self.init_proposal_boxes.weight, "cxcywh", "xyxy")
-        whwh = boxes.new_tensor([(w, h, w, h) for h, w in images.image_sizes])
+        whwh = torch.tensor([(w, h, w, h) for h, w in images.image_sizes]).to(boxes, non_blocking=True)
         return boxes * whwh[:, None]
 
     def select(self, logits: Tensor, boxes: Tensor, image_sizes: list[tuple[int, int]]) -> list[Instances]:

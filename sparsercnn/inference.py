@@ -10,10 +10,14 @@ from .errors import InputError
 from .fusion import fold_batch_norms, fuse_convolutions
 from .head import RefinementStage
 
+MAX_COMPILED_SIZES = 256
+"""Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def prepare_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32, compile: bool = False) -> nn.Module:
+def prepare_for_inference(
+    model: nn.Module, dtype: torch.dtype = torch.float32, compile: bool = False, winograd: bool = True
+) -> nn.Module:
     """A copy of a detector for inference only; it takes and returns what the detector does in eval mode.
 
     Batch norms are folded into convolutions, convolutions use the channels-last layout and take over the activations
@@ -23,8 +27,9 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32, 
     Args:
         model: a `SparseRCNN`, or any detectron2 model.
         dtype: torch.bfloat16 or torch.float16 run convolutions and matrix products in that precision (autocast); boxes
-            and scores stay float32.
+            and scores of Sparse R-CNN stay float32.
         compile: compile with `torch.compile`, once for each padded image size that comes.
+        winograd: compute wide 3×3 convolutions in float32 on CPUs with fewer multiplications, see `winograd`.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     device_type = next(model.parameters()).device.type
@@ -37,7 +42,7 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32, 
     head = getattr(model, "head", None)
     if head is not None and hasattr(head, "head_series"):
         head.head_series[0] = CachedFirstStage(head.head_series[0])
-    fuse_convolutions(model)
+    fuse_convolutions(model, dtype, winograd)
     if compile:
         _compile(model)
     return InferenceModel(model, device_type, dtype)
@@ -55,8 +60,17 @@ def inference_precision(cfg: CfgNode) -> torch.dtype:
 
 
 def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """`model` prepared as `TEST.PRECISION` and `TEST.COMPILE` say."""
-    return prepare_for_inference(model, inference_precision(cfg), cfg.TEST.COMPILE)
+    """A copy of `model` for inference as `TEST.PREPARE`, `PRECISION`, `COMPILE` and `WINOGRAD` say.
+
+    Raises:
+        InputError: see `inference_precision`; or it is to be compiled without being prepared.
+    """
+    dtype = inference_precision(cfg)
+    if cfg.TEST.PREPARE:
+        return prepare_for_inference(model, dtype, cfg.TEST.COMPILE, cfg.TEST.WINOGRAD)
+    if cfg.TEST.COMPILE:
+        raise InputError("TEST.COMPILE is True, but TEST.PREPARE is False: set TEST.PREPARE to True")
+    return InferenceModel(copy.deepcopy(model), next(model.parameters()).device.type, dtype)
 
 
 class InferenceModel(nn.Module):
@@ -83,29 +97,38 @@ class InferenceModel(nn.Module):
 
 
 class CachedFirstStage(nn.Module):
-    """The first stage, whose objects are the same for every image: attends once, until its weights change."""
+    """The first stage, whose objects are the same for every image: attends once, until its weights change.
+
+    It notices what PyTorch counts as a change: not what is written through `tensor.data`.
+    """
 
     def __init__(self, stage: RefinementStage):
         super().__init__()
         self.stage = stage
-        self._versions: tuple | None = None
+        self._state: list | None = None
         self._attended: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, objects: Tensor, roi_features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        versions = (objects._version, *(p._version for p in self.stage.parameters()))
-        if versions != self._versions:
-            self._versions, self._attended = versions, self.stage.attend(objects[:1])
+        state = [_state(tensor) for tensor in (objects, *self.stage.parameters())]
+        if state != self._state:
+            self._state, self._attended = state, self.stage.attend(objects[:1])
         attended = (t.expand(len(objects), -1, -1) for t in self._attended)
         return self.stage.refine(*attended, roi_features)
 
 
+def _state(tensor: Tensor) -> tuple:
+    """Changes when the tensor is replaced, moved, cast or written to."""
+    version = 0 if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), tensor.dtype, tensor.device, version
+
+
 def _compile(model: nn.Module) -> None:
     """Compile the backbone and the refinement stages in place, so that names and interfaces stay."""
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MAX_COMPILED_SIZES)
     # Weights become constants: packed for the CPU's kernels, and fused with what follows them.
     options = {"freezing": True}
-    model.backbone.compile(dynamic=False, options=options)
-    if hasattr(model, "head"):
-        for stage in model.head.head_series:
-            stage = getattr(stage, "stage", stage)
-            stage.refine = torch.compile(stage.refine, dynamic=False, options=options)
-            stage.attend = torch.compile(stage.attend, dynamic=False, options=options)
+    getattr(model, "backbone", model).compile(dynamic=False, options=options)
+    for stage in getattr(getattr(model, "head", None), "head_series", ()):
+        stage = getattr(stage, "stage", stage)
+        stage.refine = torch.compile(stage.refine, dynamic=False, options=options)
+        stage.attend = torch.compile(stage.attend, dynamic=False, options=options)

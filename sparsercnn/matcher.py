@@ -82,7 +82,7 @@ class HungarianMatcher(nn.Module):
         """Cost of every (proposal, object) pair of an image: (S, B, N, M), M the largest object count, padded."""
         gt_boxes = _pad([t.gt_boxes.tensor for t in targets]).to(boxes)
         gt_classes = _pad([t.gt_classes for t in targets]).to(boxes.device)
-        image_size = boxes.new_tensor([t.image_size[::-1] * 2 for t in targets])[:, None]  # (B, 1, 4) whwh
+        image_size = image_sizes(targets, boxes)[:, None]
         boxes = boxes.float()
         l1 = torch.cdist((boxes / image_size).flatten(0, 1), (gt_boxes / image_size).repeat(len(boxes), 1, 1), p=1)
         return (
@@ -119,6 +119,11 @@ def pairwise_giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     hull = outer.prod(-1)
     eps = torch.finfo(hull.dtype).tiny
     return intersection / union.clamp(min=eps) - (hull - union) / hull.clamp(min=eps)
+
+
+def image_sizes(targets: list[Instances], like: Tensor) -> Tensor:
+    """(B, 4) width, height, width, height of each image, in the type and on the device of `like`."""
+    return torch.tensor([t.image_size[::-1] * 2 for t in targets]).to(like, non_blocking=True)
 
 
 def _pad(tensors: list[Tensor]) -> Tensor:

@@ -28,7 +28,7 @@ def sum_rows(table: Tensor, index: Tensor, weight: Tensor) -> tuple[Tensor, Tens
     Returns:
         The (bags, C) sums, and the table to read in the next call.
     """
-    if table.requires_grad and _is_on_cpu(table):
+    if table.requires_grad and torch.is_grad_enabled() and _is_on_cpu(table):
         return _ChainedSum.apply(table, index, weight)
     return _sum(table, index, weight), table
 

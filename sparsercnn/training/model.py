@@ -5,7 +5,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..detector import SparseRCNN
-from .frozen_batch_norm import apply_frozen_norms_to_weights
+from ..frozen_batch_norm import apply_frozen_norms_to_weights
 from .gradient_checkpointing import checkpoint_gradients
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import build_model
+from detectron2.modeling.backbone.resnet import BasicBlock
 from timm.layers import ConvNormAct
 from torch import nn
 from torch.testing import assert_close
@@ -162,3 +163,114 @@ def test_folded_norms_change_nothing(make):
     expected = module.eval()(x)
     fold_batch_norms(module)
     assert_close(module(x), expected, rtol=1e-4, atol=1e-5)
+
+
+class Weighted(nn.Conv2d):
+    """A convolution that does more, as weight standardisation does."""
+
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class PreActivation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(8)
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        return self.conv(self.bn(x).relu())
+
+
+class Shared(nn.Module):
+    """A convolution with a norm of its own for each level."""
+
+    def __init__(self):
+        super().__init__()
+        conv = nn.Conv2d(8, 8, 1)
+        self.levels = nn.ModuleList(nn.Sequential(conv, nn.BatchNorm2d(8)) for _ in range(2))
+
+    def forward(self, x):
+        return self.levels[0](x) + self.levels[1](x)
+
+
+class Around(nn.Module):
+    """A residual block whose input others read."""
+
+    def __init__(self):
+        super().__init__()
+        self.before = nn.Conv2d(8, 8, 1)
+        self.block = BasicBlock(8, 8, norm="BN")
+
+    def forward(self, x):
+        x = self.before(x)
+        return x + self.block(x)
+
+
+class Parallel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(BasicBlock(8, 8, norm="BN") for _ in range(2))
+
+    def forward(self, x):
+        return self.blocks[0](x) + self.blocks[1](x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(Weighted(8, 8, 3), nn.BatchNorm2d(8)),
+        PreActivation,
+        Shared,
+        Around,
+        Parallel,
+        lambda: nn.Sequential(nn.Identity(), BasicBlock(8, 8, norm="BN")),
+        lambda: nn.Sequential(*(BasicBlock(8, 8, norm="BN") for _ in range(3))),
+        lambda: nn.Sequential(Conv2d(8, 8, 3, padding="same"), Conv2d(8, 8, 1)),
+    ],
+    ids=["subclass", "other order", "shared", "input read again", "in parallel", "first", "in a row", "string padding"],
+)
+@torch.no_grad()
+def test_prepared_parts_give_the_same(make):
+    torch.manual_seed(0)
+    module = make().eval()
+    for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 8, 9, 9)
+    before, expected = x.clone(), module(x)
+    assert_close(prepare_for_inference(module)(x), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(x, before)
+
+
+@torch.no_grad()
+def test_float16_runs_on_every_cpu():
+    (stages,) = prepare_for_inference(detector(), torch.float16).predict_stages(pictures((64, 96)))
+    assert stages[-1].pred_boxes.tensor.isfinite().all()
+
+
+@torch.no_grad()
+def test_cached_first_stage_notices_replaced_weights():
+    model = detector()
+    prepared = prepare_for_inference(model)
+    prepared(pictures((64, 96)))
+    changed = copy.deepcopy(model.head.head_series[0].state_dict())
+    changed["norm1.weight"] *= 1.5
+    model.head.head_series[0].load_state_dict(changed)
+    prepared.model.head.head_series[0].stage.load_state_dict(changed, assign=True)
+    assert_same_results(prepared(pictures((64, 96))), model(pictures((64, 96))))
+
+
+@torch.no_grad()
+def test_preparation_is_a_switch():
+    cfg = small_config()
+    model = detector()
+    cfg.TEST.PREPARE = False
+    plain = build_inference_model(cfg, model.train())
+    assert model.training and not plain.training
+    found = plain(pictures((64, 96)))[0]["instances"]
+    expected = model.eval()(pictures((64, 96)))[0]["instances"]
+    assert torch.equal(found.scores, expected.scores)
+    cfg.TEST.COMPILE = True
+    with pytest.raises(InputError, match="TEST.PREPARE is False"):
+        build_inference_model(cfg, model)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from sparsercnn import prepare_for_inference
-from sparsercnn.training.frozen_batch_norm import FrozenNormConv2d, apply_frozen_norms_to_weights
+from sparsercnn.frozen_batch_norm import FrozenNormConv2d, apply_frozen_norms_to_weights
 from sparsercnn.training.model import prepare_for_training
 
 from ..models import image, small_config

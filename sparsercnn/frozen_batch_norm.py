@@ -9,7 +9,7 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..convolution import is_pointwise, pixels, pointwise_conv2d
+from .convolution import is_pointwise, pixels, pointwise_conv2d
 
 
 class FrozenNormConv2d(Conv2d):
@@ -87,5 +87,6 @@ def _product_gradients(grad: Tensor, x: Tensor, weight: Tensor, geometry: tuple,
 def apply_frozen_norms_to_weights(model: nn.Module) -> None:
     """Make every detectron2 `Conv2d` with a `FrozenBatchNorm2d` a `FrozenNormConv2d`, in place."""
     for module in model.modules():
-        if type(module) is Conv2d and isinstance(module.norm, FrozenBatchNorm2d):
+        is_plain = type(module) is Conv2d and not isinstance(module.padding, str)
+        if is_plain and isinstance(module.norm, FrozenBatchNorm2d):
             module.__class__ = FrozenNormConv2d
