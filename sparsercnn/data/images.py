@@ -3,9 +3,12 @@
 import numpy as np
 from detectron2.data import detection_utils as utils
 from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ..errors import InputError
+
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations of EXIF that exchange width and height."""
 
 
 def read_image(path: str, image_format: str, min_side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
@@ -28,7 +31,7 @@ def read_image(path: str, image_format: str, min_side: int | None = None) -> tup
             full = image.size
             if min_side is not None and image.format == "JPEG":
                 _decode_smaller(image, min_side)
-            reduced = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
             image = ImageOps.exif_transpose(image)
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -37,7 +40,6 @@ def read_image(path: str, image_format: str, min_side: int | None = None) -> tup
         # Pillow would clip 16 bits to white instead of scaling them.
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
     array = np.array(utils.convert_PIL_to_numpy(image, image_format))
-    turned = image.size != reduced
     width, height = full[::-1] if turned else full
     return array, (height, width)
 

@@ -140,6 +140,14 @@ def test_sideways_photos_are_turned_upright(tmp_path, min_side):
     assert top.mean() > 240 and bottom.mean() < 15
 
 
+def test_a_photo_that_becomes_square_when_reduced_keeps_its_upright_size(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (399, 400)).save(tmp_path / "sideways.jpg", exif=exif)
+    image, size = read_image(str(tmp_path / "sideways.jpg"), "RGB", 100)
+    assert size == (399, 400) and image.shape[:2] == (200, 200)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"not an image", b"\xff\xd8\xff\xe0 truncated"], ids=["empty", "text", "damaged"]
 )
