@@ -1,5 +1,6 @@
 """A trained model made fast for inference, with the same results."""
 
+import contextlib
 import copy
 
 import torch
@@ -28,7 +29,7 @@ def prepare_for_inference(
         model: a `SparseRCNN`, or any detectron2 model.
         dtype: torch.bfloat16 or torch.float16 run convolutions and matrix products in that precision (autocast); boxes
             and scores of Sparse R-CNN stay float32.
-        compile: compile with `torch.compile`, once for each padded image size that comes.
+        compile: compile with `torch.compile`, once for each padded image size that comes. Weights become constants.
         winograd: compute wide 3×3 convolutions in float32 on CPUs with fewer multiplications, see `winograd`.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -45,7 +46,7 @@ def prepare_for_inference(
     fuse_convolutions(model, dtype, winograd)
     if compile:
         _compile(model)
-    return InferenceModel(model, device_type, dtype)
+    return InferenceModel(model, device_type, dtype, freeze=compile)
 
 
 def inference_precision(cfg: CfgNode) -> torch.dtype:
@@ -74,13 +75,18 @@ def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 class InferenceModel(nn.Module):
-    """Runs a prepared model in inference mode, under autocast if `dtype` is not float32."""
+    """Runs a prepared model in inference mode, under autocast if `dtype` is not float32.
 
-    def __init__(self, model: nn.Module, device_type: str, dtype: torch.dtype):
+    Args:
+        freeze: let `torch.compile` take weights for constants, which it packs for the CPU's kernels and folds.
+    """
+
+    def __init__(self, model: nn.Module, device_type: str, dtype: torch.dtype, freeze: bool = False):
         super().__init__()
         self.model = model
         self.device_type = device_type
         self.dtype = dtype
+        self.freeze = freeze
         self.train(False)
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
@@ -92,7 +98,9 @@ class InferenceModel(nn.Module):
 
     def _run(self, function, batched_inputs: list[dict]):
         autocast = torch.autocast(self.device_type, self.dtype, enabled=self.dtype != torch.float32)
-        with torch.inference_mode(), autocast:
+        # Whoever traces the model asks this setting; as an option of `torch.compile` it would come too late.
+        freezing = torch._inductor.config.patch(freezing=True) if self.freeze else contextlib.nullcontext()
+        with torch.inference_mode(), autocast, freezing:
             return function(batched_inputs)
 
 
@@ -125,10 +133,8 @@ def _state(tensor: Tensor) -> tuple:
 def _compile(model: nn.Module) -> None:
     """Compile the backbone and the refinement stages in place, so that names and interfaces stay."""
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MAX_COMPILED_SIZES)
-    # Weights become constants: packed for the CPU's kernels, and fused with what follows them.
-    options = {"freezing": True}
-    getattr(model, "backbone", model).compile(dynamic=False, options=options)
+    getattr(model, "backbone", model).compile(dynamic=False)
     for stage in getattr(getattr(model, "head", None), "head_series", ()):
         stage = getattr(stage, "stage", stage)
-        stage.refine = torch.compile(stage.refine, dynamic=False, options=options)
-        stage.attend = torch.compile(stage.attend, dynamic=False, options=options)
+        stage.refine = torch.compile(stage.refine, dynamic=False)
+        stage.attend = torch.compile(stage.attend, dynamic=False)
