@@ -31,13 +31,12 @@ def measure_costs(configs: dict[str, CfgNode], size: tuple[int, int], rounds: in
             "latency_ms": {},
             "memory_mib": {},
         }
-        detectors[name] = prepare_for_inference(detector)
+        detectors[name] = detector
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        for detector in detectors.values():
-            detector.to(device)
+        prepared = {name: prepare_for_inference(detector.to(device)) for name, detector in detectors.items()}
         with tqdm(total=rounds + 1, desc=f"timing on {device}", unit="round") as bar:
-            latencies = measure_latency(detectors, image.to(device), rounds, bar.update)
-        for name, detector in detectors.items():
+            latencies = measure_latency(prepared, image.to(device), rounds, bar.update)
+        for name, detector in prepared.items():
             costs[name]["latency_ms"][device] = latencies[name]
             costs[name]["memory_mib"][device] = measure_memory(detector, image.to(device))
     return costs
