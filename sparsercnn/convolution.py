@@ -36,7 +36,10 @@ def pixels(x: Tensor, stride: tuple[int, int]) -> Tensor:
 
 def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, int]) -> Tensor:
     """A 1×1 convolution without padding as a matrix product; its result is channels-last."""
-    return F.linear(pixels(x, stride), weight.flatten(1), bias).permute(0, 3, 1, 2)
+    read = pixels(x, stride)
+    # As one matrix: a strided input of more dimensions would become a product with a copy of the weight for each row.
+    y = F.linear(read.flatten(0, 2), weight.flatten(1), bias)
+    return y.unflatten(0, read.shape[:3]).permute(0, 3, 1, 2)
 
 
 class FastConv2d(nn.Module):

@@ -5,6 +5,8 @@ and a filter g give a 4×4 tile of the output, Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] 
 products in the middle are 36 matrix products. In float32 the rounding errors are a few times those of a direct sum.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,7 +33,7 @@ OUTPUT_TRANSFORM = [  # Aᵀ
     [0, 1, 1, 4, 4, 0],
     [0, 1, -1, 8, -8, 1],
 ]
-TILES_AT_ONCE = 512
+TILES_AT_ONCE = 256
 """Few enough that what the steps hand on stays in the processor's cache."""
 
 
@@ -57,9 +59,11 @@ def winograd_conv2d(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
     tiles = padded.unfold(1, 6, 4).unfold(2, 6, 4)  # (B, rows, columns, C, 6, 6)
     output = x.new_empty(batch, rows, 4, columns, 4, len(bias))
     step = max(1, TILES_AT_ONCE // columns)
+    # Allocated once: what is allocated anew for each step, the system has to zero first.
+    workspace = x.new_empty(2, 36 * min(step, rows) * columns * max(filters.shape[1:]))
     for image, result in zip(tiles, output, strict=True):
         for some, target in zip(image.split(step), result.split(step), strict=True):
-            torch.add(_convolve(some, filters), bias, out=target)
+            torch.add(_convolve(some, filters, workspace), bias, out=target)
     output = output.view(batch, 4 * rows, 4 * columns, -1)[:, :height, :width]
     return output.contiguous().permute(0, 3, 1, 2)
 
@@ -70,17 +74,26 @@ def _(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty(batch, height, width, len(bias)).permute(0, 3, 1, 2)
 
 
-def _convolve(tiles: Tensor, filters: Tensor) -> Tensor:
-    """Tiles (rows, columns, C, 6, 6) to (rows, 4, columns, 4, O)."""
+def _convolve(tiles: Tensor, filters: Tensor, workspace: Tensor) -> Tensor:
+    """Tiles (rows, columns, C, 6, 6) to (rows, 4, columns, 4, O), which lies in the workspace."""
     rows, columns, channels = tiles.shape[:3]
-    values = _transform(INPUT_TRANSFORM, tiles.permute(3, 4, 0, 1, 2).reshape(6, 6, -1))
-    products = torch.bmm(values.view(36, rows * columns, channels), filters)
-    output = _transform(OUTPUT_TRANSFORM, products.view(6, 6, -1))
-    return output.view(4, 4, rows, columns, -1).permute(2, 0, 3, 1, 4)
+    count, out_channels = rows * columns, filters.shape[2]
+    here, there = workspace
+    _part(here, 6, 6, rows, columns, channels).copy_(tiles.permute(3, 4, 0, 1, 2))
+    _transform(INPUT_TRANSFORM, here, there, count * channels)
+    torch.bmm(_part(here, 36, count, channels), filters, out=_part(there, 36, count, out_channels))
+    _transform(OUTPUT_TRANSFORM, there, here, count * out_channels)
+    return _part(there, 4, 4, rows, columns, out_channels).permute(2, 0, 3, 1, 4)
 
 
-def _transform(matrix: list[list[int]], tiles: Tensor) -> Tensor:
-    """M t Mᵀ for each tile t of (6, 6, N): (rows of M, rows of M, N)."""
+def _transform(matrix: list[list[int]], tiles: Tensor, workspace: Tensor, count: int) -> None:
+    """M t Mᵀ for each tile t of the (6, 6, count) in `tiles`, in place: (rows of M, rows of M, count)."""
     transform = tiles.new_tensor(matrix)
-    tiles = torch.matmul(transform, tiles)
-    return (transform @ tiles.flatten(1)).view(len(matrix), len(matrix), -1)
+    size = len(matrix)
+    torch.bmm(transform.expand(6, -1, -1), _part(tiles, 6, 6, count), out=_part(workspace, 6, size, count))
+    torch.mm(transform, _part(workspace, 6, size * count), out=_part(tiles, size, size * count))
+
+
+def _part(memory: Tensor, *shape: int) -> Tensor:
+    """The first elements of a one-dimensional tensor, in that shape."""
+    return memory[: math.prod(shape)].view(shape)
