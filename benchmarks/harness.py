@@ -1,7 +1,8 @@
 """What all benchmarks share: fair timing of a baseline and ours in one process, tables, JSON and breakdowns.
 
-Every round runs each variant once, in an order that alternates between rounds, so that whatever else slows the machine
-down slows all of them. A ratio is taken within a round; what is reported is the median of the ratios and their
+Every round times each variant once, in an order that alternates between rounds, so that whatever else slows the machine
+down slows all of them. Directly before, the variant runs untimed: what counts is a process that does one thing, not one
+whose memory and caches another variant has just left. A ratio is taken within a round; what is reported is the median of the ratios and their
 quartiles.
 """
 
@@ -58,7 +59,7 @@ def quartiles(values: list[float]) -> tuple[float, float]:
 
 
 def measure(functions: dict[str, Function], repeats: int, device: str, warmup: int = 1) -> dict[str, list[float]]:
-    """Milliseconds that each function took in each of `repeats` rounds, after `warmup` rounds that do not count."""
+    """Milliseconds that the second of two calls took in each of `repeats` rounds, after `warmup` further rounds."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for i in range(-warmup, repeats):
         for name in list(functions)[:: -1 if i % 2 else 1]:
@@ -69,6 +70,7 @@ def measure(functions: dict[str, Function], repeats: int, device: str, warmup: i
 
 
 def _milliseconds(function: Function, device: str) -> float:
+    function()
     synchronize(device)
     start = time.perf_counter()
     function()
