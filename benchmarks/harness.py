@@ -2,8 +2,8 @@
 
 Every round times each variant once, in an order that alternates between rounds, so that whatever else slows the machine
 down slows all of them. Directly before, the variant runs untimed: what counts is a process that does one thing, not one
-whose memory and caches another variant has just left. A ratio is taken within a round; what is reported is the median of the ratios and their
-quartiles.
+whose memory and caches another variant has just left. A ratio is taken within a round; what is reported is the median
+of the ratios and their quartiles.
 """
 
 import argparse

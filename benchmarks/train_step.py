@@ -24,6 +24,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from sparsercnn.roi_routing import Pooler
 from sparsercnn.training import TrainStep, build_optimizer, prepare_for_training
 
 from . import harness, limits
@@ -52,6 +53,8 @@ class Steps:
         else:
             self.model, step = _ours(cfg, args.precision, dtype)
         act_trained(self.model, torch.Generator().manual_seed(0))
+        if dtype == torch.float64:
+            _round_boxes(self.model.head.routing.pooler)
         self.batch = _batch(args, cfg.MODEL.SparseRCNN.NUM_CLASSES, dtype)
         self._step = step(self._batches())
 
@@ -69,6 +72,12 @@ class Steps:
     def run(self) -> None:
         with EventStorage():
             self._step.run_step()
+
+
+def _round_boxes(pooler: Pooler) -> None:
+    """Let it read boxes in float32, as detectron2's `Boxes` hold them: the baseline's always does."""
+    pool = pooler.pool
+    pooler.pool = lambda pyramid, boxes: pool(pyramid, boxes.float().to(boxes.dtype))
 
 
 Maker = Callable[[Iterator[list[dict]]], SimpleTrainer]
