@@ -26,7 +26,7 @@ def prepare_for_inference(
     computed once. The model itself stays as it is.
 
     Args:
-        model: a `SparseRCNN`, or any detectron2 model.
+        model: a `SparseRCNN`, or any detectron2 model, on the device where it is to run.
         dtype: torch.bfloat16 or torch.float16 run convolutions and matrix products in that precision (autocast); boxes
             and scores of Sparse R-CNN stay float32.
         compile: compile with `torch.compile`, once for each padded image size that comes. Weights become constants.
