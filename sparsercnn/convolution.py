@@ -57,7 +57,6 @@ class FastConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, relu: bool = False, winograd: bool = True):
         super().__init__()
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.stride = conv.stride
         self.relu = relu
         self.is_pointwise = is_pointwise(conv)
         self.is_winograd = winograd and _suits_winograd(conv)
@@ -68,11 +67,11 @@ class FastConv2d(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, O, H', W'). The residual, if any, is added before the ReLU, and may be overwritten."""
-        x = x.to(self.weight.dtype)
+        x, stride = x.to(self.weight.dtype), self.geometry[1]
         if self.is_winograd:
             y = winograd_conv2d(x, self.weight, self.bias)
-        elif self.is_pointwise and pixels(x[:, :1], self.stride).numel() <= MAX_PRODUCT_PIXELS:
-            y = pointwise_conv2d(x, self.weight, self.bias, self.stride)
+        elif self.is_pointwise and pixels(x[:, :1], stride).numel() <= MAX_PRODUCT_PIXELS:
+            y = pointwise_conv2d(x, self.weight, self.bias, stride)
         else:
             return self._direct(x, residual)
         if residual is not None:
