@@ -31,9 +31,11 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.INPUT.REDUCED_JPEG_DECODE = False
 
     # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for
-    # rounding. WINOGRAD: with wide 3×3 convolutions in float32 on CPUs in a quarter of the multiplications.
+    # rounding. On CPUs, WINOGRAD: wide 3×3 convolutions in float32 in a quarter of the multiplications; ON_DEMAND: the
+    # last convolution of the finest level of an FPN only where boxes read it.
     cfg.TEST.PREPARE = True
     cfg.TEST.WINOGRAD = True
+    cfg.TEST.ON_DEMAND = True
     # Evaluate and draw in "float32", "bfloat16" or "float16", and through torch.compile (takes minutes to start).
     cfg.TEST.PRECISION = "float32"
     cfg.TEST.COMPILE = False

@@ -9,7 +9,23 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convolution import is_pointwise, pixels, pointwise_conv2d
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether it is a matrix product at each pixel."""
+    return conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+
+
+def pixels(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) to those that a 1×1 convolution of that stride reads: a view, (B, H', W', C)."""
+    return x[:, :, :: stride[0], :: stride[1]].permute(0, 2, 3, 1)
+
+
+def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, int]) -> Tensor:
+    """A 1×1 convolution without padding as a matrix product; its result is channels-last."""
+    read = pixels(x, stride)
+    # As one matrix: a strided input of more dimensions would become a product with a copy of the weight for each row.
+    y = F.linear(read.flatten(0, 2), weight.flatten(1), bias)
+    return y.unflatten(0, read.shape[:3]).permute(0, 3, 1, 2)
 
 
 class FrozenNormConv2d(Conv2d):

@@ -1,17 +1,20 @@
 """Convolutions that take over what follows them: batch norms, and on CPUs activations and residual additions."""
 
-import math
+import copy
 from collections import Counter
 
 import torch
-from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
-from detectron2.modeling import FPN
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm, ShapeSpec
+from detectron2.modeling import FPN, Backbone
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convolution import FastConv2d, has_fast_convolutions
+from .convolution import FastConv2d
 from .frozen_batch_norm import FrozenNormConv2d
+
+ROWS_AT_ONCE = 64
+"""Of the stem's convolution; even."""
 
 
 def fold_batch_norms(model: nn.Module) -> None:
@@ -59,13 +62,11 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
     conv.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias, requires_grad=False)
 
 
-def fuse_convolutions(model: nn.Module, dtype: torch.dtype, winograd: bool = True) -> None:
+def fuse_convolutions(model: nn.Module, winograd: bool = True) -> None:
     """Replace convolutions by `FastConv2d`, which in ResNets take over ReLU and residual addition too.
 
-    In place, and only on CPUs that have instructions for the type of the weights. Batch norms must be folded before.
+    In place, for a CPU for which `has_fast_convolutions`. Batch norms must be folded before.
     """
-    if next(model.parameters()).device.type != "cpu" or not has_fast_convolutions(dtype):
-        return
     for module in list(model.modules()):
         children = list(module.named_children())
         for i, (name, child) in enumerate(children):
@@ -75,12 +76,10 @@ def fuse_convolutions(model: nn.Module, dtype: torch.dtype, winograd: bool = Tru
                 setattr(module, name, FusedBlock(child, owns_input, winograd))
             elif type(child) is BasicStem and _is_plain(child):
                 setattr(module, name, FusedStem(child))
+            elif type(child) is FPN and all(map(_is_plain, child.lateral_convs + child.output_convs)):
+                setattr(module, name, FusedFPN(child, winograd))
             elif type(child) in (Conv2d, FrozenNormConv2d) and _is_plain(child):
                 setattr(module, name, FastConv2d(child, winograd=winograd))
-        if type(module) is FPN:  # which also keeps its convolutions in lists
-            levels = [int(math.log2(module.bottom_up.output_shape()[f].stride)) for f in module.in_features[::-1]]
-            module.lateral_convs = [getattr(module, f"fpn_lateral{level}") for level in levels]
-            module.output_convs = [getattr(module, f"fpn_output{level}") for level in levels]
 
 
 def _is_residual(module: nn.Module) -> bool:
@@ -121,11 +120,80 @@ class FusedBlock(nn.Module):
 
 
 class FusedStem(nn.Module):
-    """The stem of a ResNet: convolution with ReLU, max pooling."""
+    """The stem of a ResNet, convolution with ReLU and max pooling, some rows at a time.
+
+    The map between the two is the largest of the network. In pieces it stays in the processor's cache.
+    """
 
     def __init__(self, stem: BasicStem):
         super().__init__()
-        self.conv = FastConv2d(stem.conv1, relu=True)
+        self.padding = stem.conv1.padding[0]
+        conv = copy.copy(stem.conv1)
+        conv.padding = (0, 0)
+        self.conv = FastConv2d(conv, relu=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(self.conv(x), kernel_size=3, stride=2, padding=1)
+        x = F.pad(x.to(self.conv.weight.dtype), [self.padding] * 4)
+        kernel, stride = self.conv.weight.shape[2], self.conv.geometry[1][0]
+        height = (x.shape[2] - kernel) // stride + 1
+        pieces = []
+        for start in range(0, height, ROWS_AT_ONCE):
+            # Two rows more, for the window that they begin; the one before it is complete only at the image's border.
+            first, end = max(start - 2, 0), min(start + ROWS_AT_ONCE, height)
+            rows = self.conv(x[:, :, stride * first : stride * (end - 1) + kernel])
+            pooled = F.max_pool2d(rows, kernel_size=3, stride=2, padding=1)
+            pieces.append(pooled[:, :, (start - first) // 2 :])
+        return torch.cat(pieces, dim=2)
+
+
+class FusedFPN(Backbone):
+    """detectron2's FPN, whose lateral convolutions include the addition of the level above."""
+
+    def __init__(self, fpn: FPN, winograd: bool):
+        super().__init__()
+        self.bottom_up = fpn.bottom_up
+        self.in_features = fpn.in_features
+        self.lateral = nn.ModuleList(FastConv2d(conv) for conv in fpn.lateral_convs)
+        self.output = nn.ModuleList(FastConv2d(conv, winograd=winograd) for conv in fpn.output_convs)
+        self.top_block = fpn.top_block
+        self.is_average = fpn._fuse_type == "avg"
+        self._size_divisibility = fpn.size_divisibility
+        self._padding_constraints = fpn.padding_constraints
+        self._output_shape = fpn.output_shape()
+
+    @property
+    def size_divisibility(self) -> int:
+        return self._size_divisibility
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return self._padding_constraints
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return self._output_shape
+
+    @property
+    def finest(self) -> str:
+        """Name of the level with the most pixels."""
+        return next(iter(self._output_shape))
+
+    def take_finest_output(self) -> FastConv2d:
+        """The last convolution of the finest level, which from now on is returned as it is before."""
+        conv, self.output[-1] = self.output[-1], nn.Identity()
+        return conv
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.bottom_up(x)
+        merged, outputs = None, []
+        for name, lateral, output in zip(self.in_features[::-1], self.lateral, self.output, strict=True):
+            above = None if merged is None else F.interpolate(merged, scale_factor=2.0, mode="nearest")
+            merged = lateral(features[name], above)
+            if self.is_average and above is not None:
+                merged = merged / 2
+            outputs.append(output(merged))
+        pyramid = dict(zip(self._output_shape, outputs[::-1], strict=False))
+        if self.top_block is not None:
+            source = self.top_block.in_feature
+            extra = self.top_block((features if source in features else pyramid)[source])
+            pyramid |= zip(list(self._output_shape)[len(outputs) :], extra, strict=True)
+        return pyramid

@@ -18,6 +18,21 @@ from .roi_routing import LevelRouting, build_roi_routing
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
 
 
+class DynamicLayer(nn.Linear):
+    """A linear layer with two outputs of equal width."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled():
+            return super().forward(x).chunk(2, dim=-1)
+        # Without gradients to put together again, two products of half the size need less of the processor's cache.
+        first, second = (F.linear(x, *half) for half in self.halves())
+        return first, second
+
+    def halves(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each output."""
+        return list(zip(self.weight.chunk(2), self.bias.chunk(2), strict=True))
+
+
 class DynamicConv(nn.Module):
     """Each object feature filters its own RoI feature: two matrices made from it, then one linear layer.
 
@@ -30,7 +45,7 @@ class DynamicConv(nn.Module):
     def __init__(self, hidden_dim: int, dim_dynamic: int, bins: int):
         super().__init__()
         self.dim_dynamic = dim_dynamic
-        self.dynamic_layer = nn.Linear(hidden_dim, 2 * hidden_dim * dim_dynamic)
+        self.dynamic_layer = DynamicLayer(hidden_dim, 2 * hidden_dim * dim_dynamic)
         self.norm1 = nn.LayerNorm(dim_dynamic)
         self.norm2 = nn.LayerNorm(hidden_dim)
         self.out_layer = nn.Linear(hidden_dim * bins, hidden_dim)
@@ -38,18 +53,7 @@ class DynamicConv(nn.Module):
 
     def forward(self, objects: Tensor, roi_features: Tensor) -> Tensor:
         """(R, d) object features and (R, bins, d) RoI features to (R, d)."""
-        return self.interact(*self.generate(objects), roi_features)
-
-    def generate(self, objects: Tensor) -> tuple[Tensor, Tensor]:
-        """The two matrices of each object, from (..., d) features: (..., d·inner) both."""
-        layer = self.dynamic_layer
-        if torch.is_grad_enabled():
-            return layer(objects).chunk(2, dim=-1)
-        # Without gradients to put together again, two products of half the size need less of the processor's cache.
-        first, second = (
-            F.linear(objects, *half) for half in zip(layer.weight.chunk(2), layer.bias.chunk(2), strict=True)
-        )
-        return first, second
+        return self.interact(*self.dynamic_layer(objects), roi_features)
 
     def interact(self, first: Tensor, second: Tensor, roi_features: Tensor) -> Tensor:
         """The part that needs the image: (R, d·inner) matrices and (R, bins, d) RoI features to (R, d)."""
@@ -118,7 +122,7 @@ class RefinementStage(nn.Module):
         """The part that does not look at the image: attended objects (B, N, d) and their two dynamic matrices."""
         attended = self.self_attn(objects, objects, objects)[0]
         objects = self.norm1(objects + self.dropout(attended))
-        return objects, *self.inst_interact.generate(objects)
+        return objects, *self.inst_interact.dynamic_layer(objects)
 
     def refine(
         self, objects: Tensor, first: Tensor, second: Tensor, roi_features: Tensor

@@ -7,9 +7,13 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from .convolution import has_fast_convolutions
+from .detector import SparseRCNN
 from .errors import InputError
 from .fusion import fold_batch_norms, fuse_convolutions
 from .head import RefinementStage
+from .on_demand import convolve_on_demand
+from .packed_linear import pack_linear_layers
 
 MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
@@ -17,7 +21,11 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 def prepare_for_inference(
-    model: nn.Module, dtype: torch.dtype = torch.float32, compile: bool = False, winograd: bool = True
+    model: nn.Module,
+    dtype: torch.dtype = torch.float32,
+    compile: bool = False,
+    winograd: bool = True,
+    on_demand: bool = True,
 ) -> nn.Module:
     """A copy of a detector for inference only; it takes and returns what the detector does in eval mode.
 
@@ -31,6 +39,7 @@ def prepare_for_inference(
             and scores of Sparse R-CNN stay float32.
         compile: compile with `torch.compile`, once for each padded image size that comes. Weights become constants.
         winograd: compute wide 3×3 convolutions in float32 on CPUs with fewer multiplications, see `winograd`.
+        on_demand: on CPUs, finish the finest level of an FPN only where boxes read it, see `on_demand`.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     device_type = next(model.parameters()).device.type
@@ -40,10 +49,17 @@ def prepare_for_inference(
         if isinstance(module, (nn.Conv2d, nn.Linear)) and not name.endswith(("class_logits", "bboxes_delta")):
             module.to(dtype)
     model = model.to(memory_format=torch.channels_last)
-    head = getattr(model, "head", None)
-    if head is not None and hasattr(head, "head_series"):
-        head.head_series[0] = CachedFirstStage(head.head_series[0])
-    fuse_convolutions(model, dtype, winograd)
+    is_fast = device_type == "cpu" and has_fast_convolutions(dtype)
+    if is_fast:
+        fuse_convolutions(model, winograd)
+    if isinstance(model, SparseRCNN):
+        first, *others = model.head.head_series
+        model.head.head_series[0] = CachedFirstStage(first)
+        if is_fast and on_demand:
+            convolve_on_demand(model)
+        # Compiled products in half precision pack their weights themselves, those in float32 do not go through oneDNN.
+        if is_fast and (dtype == torch.float32 or not compile):
+            pack_linear_layers(others, rows=model.num_proposals)
     if compile:
         _compile(model)
     return InferenceModel(model, device_type, dtype, freeze=compile)
@@ -61,14 +77,14 @@ def inference_precision(cfg: CfgNode) -> torch.dtype:
 
 
 def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """A copy of `model` for inference as `TEST.PREPARE`, `PRECISION`, `COMPILE` and `WINOGRAD` say.
+    """A copy of `model` for inference as `TEST.PREPARE`, `PRECISION`, `COMPILE`, `WINOGRAD` and `ON_DEMAND` say.
 
     Raises:
         InputError: see `inference_precision`; or it is to be compiled without being prepared.
     """
     dtype = inference_precision(cfg)
     if cfg.TEST.PREPARE:
-        return prepare_for_inference(model, dtype, cfg.TEST.COMPILE, cfg.TEST.WINOGRAD)
+        return prepare_for_inference(model, dtype, cfg.TEST.COMPILE, cfg.TEST.WINOGRAD, cfg.TEST.ON_DEMAND)
     if cfg.TEST.COMPILE:
         raise InputError("TEST.COMPILE is True, but TEST.PREPARE is False: set TEST.PREPARE to True")
     return InferenceModel(copy.deepcopy(model), next(model.parameters()).device.type, dtype)

@@ -103,6 +103,9 @@ class PixelTable:
     pixels: Tensor
     layout: Tensor
 
+    def provide(self, index: Tensor) -> None:
+        """Called before these rows are read: here, all are there."""
+
 
 class FusedPooler(Pooler):
     """All levels and images in one lookup, equal to detectron2's `ROIPooler` and differentiable in the features."""
@@ -112,12 +115,15 @@ class FusedPooler(Pooler):
         self.register_buffer("scales", torch.tensor([1 / s for s in strides]), persistent=False)
 
     def prepare(self, features: list[Tensor]) -> PixelTable:
+        pixels = torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features])
+        return PixelTable(differentiable_table(pixels), self.layout(features))
+
+    def layout(self, features: list[Tensor]) -> Tensor:
+        """See `PixelTable`."""
         rows = [f.shape[0] * f.shape[2] * f.shape[3] for f in features]
         heights, widths = zip(*(f.shape[2:] for f in features), strict=True)
         starts = [sum(rows[:i]) for i in range(len(rows))]
-        layout = torch.tensor([heights, widths, starts]).to(self.scales.device, non_blocking=True)
-        pixels = torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features])
-        return PixelTable(differentiable_table(pixels), layout)
+        return torch.tensor([heights, widths, starts]).to(self.scales.device, non_blocking=True)
 
     def pool(self, table: PixelTable, boxes: Tensor) -> Tensor:
         return self._pool(table, boxes, self.assign_levels(boxes) - self.levels[0])
@@ -129,6 +135,7 @@ class FusedPooler(Pooler):
 
     def _pool(self, table: PixelTable, boxes: Tensor, levels: Tensor) -> Tensor:
         index, weight = self._bins(table.layout, boxes.detach(), levels)
+        table.provide(index)
         pooled, table.pixels = sum_rows(table.pixels, index, weight.to(table.pixels.dtype))
         return pooled.unflatten(0, (-1, self.resolution**2))
 

@@ -9,7 +9,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 INPUT_TRANSFORM = [  # Bᵀ
     [4, 0, -5, 0, 1, 0],
@@ -33,6 +32,8 @@ OUTPUT_TRANSFORM = [  # Aᵀ
     [0, 1, 1, 4, 4, 0],
     [0, 1, -1, 8, -8, 1],
 ]
+TILE = 4
+"""Pixels of the output along each side of a tile."""
 TILES_AT_ONCE = 256
 """Few enough that what the steps hand on stays in the processor's cache."""
 
@@ -53,19 +54,10 @@ def winograd_conv2d(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
         bias: (O,).
     """
     batch, _, height, width = x.shape
-    rows, columns = -(-height // 4), -(-width // 4)
-    # Zeros around the image, and at its end as far as the last tile reaches.
-    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 4 * columns - width + 1, 1, 4 * rows - height + 1))
-    tiles = padded.unfold(1, 6, 4).unfold(2, 6, 4)  # (B, rows, columns, C, 6, 6)
-    output = x.new_empty(batch, rows, 4, columns, 4, len(bias))
-    step = max(1, TILES_AT_ONCE // columns)
-    # Allocated once: what is allocated anew for each step, the system has to zero first.
-    workspace = x.new_empty(2, 36 * min(step, rows) * columns * max(filters.shape[1:]))
-    for image, result in zip(tiles, output, strict=True):
-        for some, target in zip(image.split(step), result.split(step), strict=True):
-            torch.add(_convolve(some, filters, workspace), bias, out=target)
-    output = output.view(batch, 4 * rows, 4 * columns, -1)[:, :height, :width]
-    return output.contiguous().permute(0, 3, 1, 2)
+    all_tiles = x.new_ones(batch, -(-height // TILE), -(-width // TILE)).nonzero()
+    rows = x.new_empty(batch * height * width + 1, len(bias))
+    convolve_tiles(x, all_tiles, filters, bias, rows)
+    return rows[:-1].view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
 @winograd_conv2d.register_fake
@@ -74,16 +66,48 @@ def _(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty(batch, height, width, len(bias)).permute(0, 3, 1, 2)
 
 
-def _convolve(tiles: Tensor, filters: Tensor, workspace: Tensor) -> Tensor:
-    """Tiles (rows, columns, C, 6, 6) to (rows, 4, columns, 4, O), which lies in the workspace."""
-    rows, columns, channels = tiles.shape[:3]
-    count, out_channels = rows * columns, filters.shape[2]
-    here, there = workspace
-    _part(here, 6, 6, rows, columns, channels).copy_(tiles.permute(3, 4, 0, 1, 2))
-    _transform(INPUT_TRANSFORM, here, there, count * channels)
-    torch.bmm(_part(here, 36, count, channels), filters, out=_part(there, 36, count, out_channels))
-    _transform(OUTPUT_TRANSFORM, there, here, count * out_channels)
-    return _part(there, 4, 4, rows, columns, out_channels).permute(2, 0, 3, 1, 4)
+def convolve_tiles(x: Tensor, tiles: Tensor, filters: Tensor, bias: Tensor, out: Tensor) -> None:
+    """`winograd_conv2d` for some tiles only.
+
+    Args:
+        x: (B, C, H, W), channels-last.
+        tiles: (n, 3) image, row and column, counted in tiles of 4×4 pixels.
+        filters, bias: as above.
+        out: at least B·H·W + 1 rows of O channels. Row (b·H + y)·W + x is that of a pixel; the last one takes what lies
+            outside the image.
+    """
+    rows_of_x = x.permute(0, 2, 3, 1).flatten(0, 2)
+    channels, out_channels = filters.shape[1:]
+    # Allocated once: what is allocated anew for each step, the system has to zero first.
+    here, there = x.new_empty(2, 36 * min(TILES_AT_ONCE, len(tiles)) * max(channels, out_channels))
+    for some in tiles.split(TILES_AT_ONCE):
+        count = len(some)
+        rows, inside = window_rows(some * torch.tensor([1, TILE, TILE]), TILE + 2, x.shape)
+        windows = torch.index_select(rows_of_x, 0, rows.flatten(), out=_part(here, 36 * count, channels))
+        windows.index_fill_(0, (~inside.flatten()).nonzero()[:, 0], 0)
+        _transform(INPUT_TRANSFORM, here, there, count * channels)
+        torch.bmm(_part(here, 36, count, channels), filters, out=_part(there, 36, count, out_channels))
+        _transform(OUTPUT_TRANSFORM, there, here, count * out_channels)
+        targets = torch.where(inside, rows, len(out) - 1)[1:-1, 1:-1].flatten()
+        out.index_copy_(0, targets, _part(there, len(targets), out_channels).add_(bias))
+
+
+def window_rows(corners: Tensor, size: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Where to find the pixels of square windows in a map of (B, C, H, W) that is laid out as (B·H·W, C).
+
+    Args:
+        corners: (n, 3) image, row and column of a pixel; its window starts one row above it and one column before.
+        size: pixels along each side of a window.
+
+    Returns:
+        The (size, size, n) rows, and whether there is such a pixel; if not, the row is that of the nearest one.
+    """
+    image, row, column = corners.t()
+    height, width = shape[2:]
+    steps = torch.arange(-1, size - 1)
+    row, column = row + steps[:, None, None], column + steps[:, None]
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return (image * height + row.clamp(0, height - 1)) * width + column.clamp(0, width - 1), inside
 
 
 def _transform(matrix: list[list[int]], tiles: Tensor, workspace: Tensor, count: int) -> None:

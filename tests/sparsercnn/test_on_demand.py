@@ -1,0 +1,114 @@
+"""The finest level, convolved where boxes read it, gives what the whole level gives."""
+
+import pytest
+import torch
+from detectron2.layers import Conv2d
+from detectron2.modeling import build_model
+from torch.testing import assert_close
+
+from sparsercnn import prepare_for_inference
+from sparsercnn.convolution import FastConv2d
+from sparsercnn.on_demand import OnDemandConv2d, OnDemandPooler
+from sparsercnn.roi_routing import FusedPooler
+
+from .models import image, small_config
+
+STRIDES = [4, 8]
+SMALL = [[3.0, 5.0, 20.0, 14.0], [30.0, 20.0, 60.0, 47.0]]
+LARGE = [[0.0, 0.0, 300.0, 260.0]]
+OUTSIDE = [[-40.0, -10.0, -5.0, 20.0], [60.0, 40.0, 200.0, 90.0], [9.0, 9.0, 9.0, 9.0], [30.0, 20.0, 10.0, 5.0]]
+ALL = [[0.0, 0.0, 72.0, 52.0]]
+
+
+def poolers(channels: int, dtype: torch.dtype):
+    """Ours, and a function of features and boxes that convolves the whole level."""
+    torch.manual_seed(0)
+    conv = Conv2d(channels, channels, 3, padding=1).to(dtype)
+    plain = FusedPooler(STRIDES)
+
+    def expected(features, boxes):
+        return plain.pool(plain.prepare([conv(features[0]), features[1]]), boxes)
+
+    return OnDemandPooler(plain, FastConv2d(conv)), expected
+
+
+def pyramid(channels: int, dtype: torch.dtype, batch: int = 2):
+    sizes = (13, 18), (7, 9)
+    return [torch.randn(batch, channels, *s).to(dtype, memory_format=torch.channels_last) for s in sizes]
+
+
+def batch_of(*boxes):
+    return torch.stack([torch.tensor(b) for b in boxes])
+
+
+@pytest.mark.parametrize("channels", [16, 128], ids=["products", "Winograd"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.inference_mode()
+def test_pools_what_the_whole_level_gives(channels, dtype):
+    ours, expected = poolers(channels, dtype)
+    features = pyramid(channels, dtype)
+    table = ours.prepare(features)
+    close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.03, "atol": 0.03}
+    stages = [batch_of(LARGE, LARGE), batch_of(SMALL, SMALL[::-1]), batch_of(OUTSIDE, OUTSIDE), batch_of(ALL, ALL)]
+    for boxes in stages + stages:
+        assert_close(ours.pool(table, boxes), expected(features, boxes), **close)
+
+
+@torch.inference_mode()
+def test_computes_each_pixel_that_is_read_once(monkeypatch):
+    computed = []
+    forward = OnDemandConv2d.forward
+
+    def record(self, x, blocks, out):
+        computed.append(len(blocks))
+        forward(self, x, blocks, out)
+
+    monkeypatch.setattr(OnDemandConv2d, "forward", record)
+    ours, _ = poolers(16, torch.float32)
+    table = ours.prepare(pyramid(16, torch.float32, batch=1))
+    ours.pool(table, batch_of(LARGE))
+    assert computed == []
+    ours.pool(table, batch_of(SMALL[:1]))
+    assert computed == [6 * 4]  # x 0.75 to 5 and y 1.25 to 3.5 in pixels of the level: their neighbours are read
+    ours.pool(table, batch_of(SMALL[:1]))
+    assert len(computed) == 1
+    ours.pool(table, batch_of(ALL))
+    assert sum(computed) == 13 * 18
+
+
+def detector(**options):
+    torch.manual_seed(0)
+    cfg = small_config()
+    cfg.merge_from_list([x for item in options.items() for x in item])
+    model = build_model(cfg).eval()
+    for stage in model.head.head_series:
+        torch.nn.init.normal_(stage.bboxes_delta.weight, std=0.02)
+    # Boxes of many sizes; the whole image, where training starts, would read the highest level only.
+    centres, sizes = torch.rand(cfg.MODEL.SparseRCNN.NUM_PROPOSALS, 2), torch.logspace(-1.3, 0, 10)[:, None]
+    model.init_proposal_boxes.weight.data = torch.cat([centres, sizes, sizes], dim=1)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("options", "is_on_demand"),
+    [
+        ({}, True),
+        ({"MODEL.FPN.FUSE_TYPE": "avg"}, True),
+        ({"MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4"]}, False),
+        ({"MODEL.ROI_ROUTING.MODE": "adaptive"}, False),
+        ({"MODEL.ROI_ROUTING.POOLER": "ROIPooler"}, False),
+        ({"MODEL.FPN.IN_FEATURES": ["res5"], "MODEL.ROI_HEADS.IN_FEATURES": ["p5"]}, False),
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_detectors_give_the_same(options, is_on_demand):
+    model = detector(**{"MODEL.FPN.NORM": "BN", "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"], **options})
+    inputs = [{"image": image((160, 224), 1)}, {"image": image((128, 256), 2)}]
+    on_demand = prepare_for_inference(model)
+    assert isinstance(on_demand.model.head.routing.pooler, OnDemandPooler) == is_on_demand
+    for ours in (on_demand, prepare_for_inference(model, on_demand=False)):
+        for found, expected in zip(ours(inputs), model(inputs), strict=True):
+            found, expected = found["instances"], expected["instances"]
+            assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
+            assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=0.05)
