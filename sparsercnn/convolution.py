@@ -9,13 +9,14 @@ MIN_WINOGRAD_CHANNELS = 128
 """Below, transforming the tiles takes what the multiplications save."""
 
 
-def has_fast_convolutions(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is there and this CPU has instructions for its convolutions in `dtype`."""
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there and this CPU has the instructions that it needs for `dtype`."""
     if not torch.backends.mkldnn.is_available():
         return False
-    pixel = torch.zeros(1, 1, 1, 1, dtype=dtype)
+    pixel, row = torch.zeros(1, 1, 1, 1, dtype=dtype), torch.zeros(1, 1, dtype=dtype)
     try:
         torch.ops.mkldnn._convolution_pointwise(pixel, pixel, None, [0, 0], [1, 1], [1, 1], 1, "none", [], None)
+        torch.ops.mkldnn._linear_pointwise(row, row, None, "none", [], "")
     except RuntimeError:
         return False
     return True

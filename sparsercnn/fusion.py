@@ -63,23 +63,29 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
 
 
 def fuse_convolutions(model: nn.Module, winograd: bool = True) -> None:
-    """Replace convolutions by `FastConv2d`, which in ResNets take over ReLU and residual addition too.
+    """Replace convolutions by `FastConv2d`, which in ResNets and FPN take over ReLU and additions too.
 
-    In place, for a CPU for which `has_fast_convolutions`. Batch norms must be folded before.
+    In place, for a CPU that `has_onednn`. Batch norms must be folded before.
     """
-    for module in list(model.modules()):
-        children = list(module.named_children())
-        for i, (name, child) in enumerate(children):
-            if _is_residual(child):
-                # The output of the block before is nobody else's.
-                owns_input = type(module) is nn.Sequential and i > 0 and _is_residual(children[i - 1][1])
-                setattr(module, name, FusedBlock(child, owns_input, winograd))
-            elif type(child) is BasicStem and _is_plain(child):
-                setattr(module, name, FusedStem(child))
-            elif type(child) is FPN and all(map(_is_plain, child.lateral_convs + child.output_convs)):
-                setattr(module, name, FusedFPN(child, winograd))
-            elif type(child) in (Conv2d, FrozenNormConv2d) and _is_plain(child):
-                setattr(module, name, FastConv2d(child, winograd=winograd))
+    children = list(model.named_children())
+    for i, (name, child) in enumerate(children):
+        # In a sequence the output of the block before is nobody else's.
+        owns_input = type(model) is nn.Sequential and i > 0 and _is_residual(children[i - 1][1])
+        fused = _fuse(child, owns_input, winograd)
+        setattr(model, name, fused)
+        fuse_convolutions(fused, winograd)
+
+
+def _fuse(module: nn.Module, owns_input: bool, winograd: bool) -> nn.Module:
+    if _is_residual(module):
+        return FusedBlock(module, owns_input, winograd)
+    if type(module) is BasicStem and _is_plain(module) and FusedStem.fits(module.conv1):
+        return FusedStem(module)
+    if type(module) is FPN and all(map(_is_plain, module.lateral_convs + module.output_convs)):
+        return FusedFPN(module, winograd)
+    if type(module) in (Conv2d, FrozenNormConv2d) and _is_plain(module):
+        return FastConv2d(module, winograd=winograd)
+    return module
 
 
 def _is_residual(module: nn.Module) -> bool:
@@ -89,7 +95,10 @@ def _is_residual(module: nn.Module) -> bool:
 def _is_plain(module: nn.Module) -> bool:
     """Whether its convolutions are nothing but convolutions."""
     return all(
-        _is_convolution(m) and m.norm is None and m.activation is None and not isinstance(m.padding, str)
+        _is_convolution(m)
+        and getattr(m, "norm", None) is None
+        and getattr(m, "activation", None) is None
+        and not isinstance(m.padding, str)
         for m in module.modules()
         if isinstance(m, nn.Conv2d)
     )
@@ -124,6 +133,11 @@ class FusedStem(nn.Module):
 
     The map between the two is the largest of the network. In pieces it stays in the processor's cache.
     """
+
+    @staticmethod
+    def fits(conv: nn.Conv2d) -> bool:
+        """Whether rows and columns are treated alike, and each window reads consecutive rows."""
+        return conv.dilation == (1, 1) and len(set(conv.padding)) == len(set(conv.stride)) == 1
 
     def __init__(self, stem: BasicStem):
         super().__init__()

@@ -133,11 +133,10 @@ class RefinementStage(nn.Module):
         objects = self.norm2(objects + self.dropout(interaction))
         hidden = self.linear2(self.dropout(self.activation(self.linear1(objects))))
         objects = self.norm3(objects + self.dropout(hidden))
-        class_features, box_features = self.cls_module(objects), self.reg_module(objects)
-        # Half precision is too coarse for scores and for the position of large boxes.
-        dtype = self.class_logits.weight.dtype
+        # Half precision is too coarse for scores and for the position of boxes, and these layers are small.
         with torch.autocast(objects.device.type, enabled=False):
-            return self.class_logits(class_features.to(dtype)), self.bboxes_delta(box_features.to(dtype)), objects
+            x = objects.to(self.class_logits.weight.dtype)
+            return self.class_logits(self.cls_module(x)), self.bboxes_delta(self.reg_module(x)), objects
 
 
 class DynamicHead(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from .convolution import has_fast_convolutions
+from .convolution import has_onednn
 from .detector import SparseRCNN
 from .errors import InputError
 from .fusion import fold_batch_norms, fuse_convolutions
@@ -17,6 +17,8 @@ from .packed_linear import pack_linear_layers
 
 MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
+STAYS_FLOAT32 = {"cls_module", "reg_module", "class_logits", "bboxes_delta"}
+"""Parts of a `RefinementStage`."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -31,7 +33,8 @@ def prepare_for_inference(
 
     Batch norms are folded into convolutions, convolutions use the channels-last layout and take over the activations
     and additions that follow them, and what the first refinement stage computes without looking at the image is
-    computed once. The model itself stays as it is.
+    computed once. The model itself stays as it is. Train, change and save the model, and not the copy: on CPUs most of
+    the copy's weights are rearranged, and its FPN leaves the finest level to the head, see `on_demand`.
 
     Args:
         model: a `SparseRCNN`, or any detectron2 model, on the device where it is to run.
@@ -46,10 +49,10 @@ def prepare_for_inference(
     fold_batch_norms(model)
     # Once, instead of a cast of every weight in every forward pass under autocast; but for what stays float32.
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and not name.endswith(("class_logits", "bboxes_delta")):
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and not STAYS_FLOAT32.intersection(name.split(".")):
             module.to(dtype)
     model = model.to(memory_format=torch.channels_last)
-    is_fast = device_type == "cpu" and has_fast_convolutions(dtype)
+    is_fast = device_type == "cpu" and has_onednn(dtype)
     if is_fast:
         fuse_convolutions(model, winograd)
     if isinstance(model, SparseRCNN):
@@ -57,6 +60,7 @@ def prepare_for_inference(
         model.head.head_series[0] = CachedFirstStage(first)
         if is_fast and on_demand:
             convolve_on_demand(model)
+        # All but the first stage, which must notice new weights; it makes its dynamic matrices only once anyway.
         # Compiled products in half precision pack their weights themselves, those in float32 do not go through oneDNN.
         if is_fast and (dtype == torch.float32 or not compile):
             pack_linear_layers(others, rows=model.num_proposals)

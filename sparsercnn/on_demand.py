@@ -17,20 +17,21 @@ from .roi_routing import FusedPooler, LevelRouting, PixelTable
 from .winograd import TILE, convolve_tiles, window_rows
 
 PIXELS_AT_ONCE = 2048
-"""Few enough that their windows stay in the processor's cache."""
+"""Their windows then take less than 32 MiB. For more, the C library would map fresh memory in every step."""
 MAX_SHARE = 0.7
-"""Of the level: to compute more pixels one by one takes longer than to compute all together."""
+"""Of the level: to compute more blocks one by one takes longer than to compute all together."""
 
 
 def convolve_on_demand(model: SparseRCNN) -> None:
-    """Compute the finest level of a prepared model on demand, in place, if it is one that makes this possible.
+    """Compute the finest level of a prepared model on demand, in place, if only the pooler reads it.
 
     That is, with detectron2's FPN, each box reading one level, through `FusedPooler`.
     """
     backbone, routing = model.backbone, model.head.routing
-    if type(backbone) is not FusedFPN or type(routing) is not LevelRouting or type(routing.pooler) is not FusedPooler:
+    if type(model) is not SparseRCNN or type(backbone) is not FusedFPN or model.in_features[0] != backbone.finest:
         return
-    if len(backbone.in_features) > 1 and model.in_features[0] == backbone.finest:
+    reads_finest = backbone.top_block is not None and backbone.top_block.in_feature == backbone.finest
+    if type(routing) is LevelRouting and type(routing.pooler) is FusedPooler and not reads_finest:
         routing.pooler = OnDemandPooler(routing.pooler, backbone.take_finest_output())
 
 
@@ -38,12 +39,12 @@ class OnDemandConv2d(nn.Module):
     """A 3×3 convolution of stride 1 and padding 1 at some pixels of a map.
 
     Args:
-        conv: which is to be computed. Where it uses Winograd's algorithm, pixels come in blocks of 4×4.
+        conv: computes all pixels. Where it uses Winograd's algorithm, some pixels are blocks of 4×4.
     """
 
     def __init__(self, conv: FastConv2d):
         super().__init__()
-        self.conv = conv
+        self.whole = conv
         self.block = TILE if conv.is_winograd else 1
         if not conv.is_winograd:
             self.register_buffer("matrix", conv.weight.permute(0, 2, 3, 1).flatten(1).contiguous())
@@ -55,11 +56,8 @@ class OnDemandConv2d(nn.Module):
             blocks: (n, 3) image, row and column of those to compute, counted in blocks.
             out: at least B·H·W + 1 rows of O channels, see `convolve_tiles`.
         """
-        batch, _, height, width = x.shape
-        if len(blocks) * self.block**2 > MAX_SHARE * batch * height * width:
-            out[: batch * height * width] = self.conv(x).permute(0, 2, 3, 1).flatten(0, 2)
-        elif self.conv.is_winograd:
-            convolve_tiles(x, blocks, self.conv.weight, self.conv.bias, out)
+        if self.whole.is_winograd:
+            convolve_tiles(x, blocks, self.whole.weight, self.whole.bias, out)
         else:
             self._convolve_pixels(x, blocks, out)
 
@@ -69,7 +67,7 @@ class OnDemandConv2d(nn.Module):
             rows, inside = (t.permute(2, 0, 1).flatten(1) for t in window_rows(some, 3, x.shape))
             windows = rows_of_x.index_select(0, rows.flatten())
             windows.index_fill_(0, (~inside.flatten()).nonzero()[:, 0], 0)
-            y = F.linear(windows.view(len(some), -1), self.matrix, self.conv.bias)
+            y = F.linear(windows.view(len(some), -1), self.matrix, self.whole.bias)
             out.index_copy_(0, rows[:, 4], y)
 
 
@@ -88,7 +86,10 @@ class OnDemandTable(PixelTable):
         read.index_fill_(0, index.flatten().clamp(max=pixels), 1)  # all rows of higher levels as one
         read = F.max_pool2d(read[:-1].view(batch, height, width), self.conv.block, ceil_mode=True).bool()
         missing = (read & ~self.done).nonzero()
-        if len(missing):
+        if len(missing) > MAX_SHARE * self.done.numel():
+            self.pixels[:pixels] = self.conv.whole(self.finest).permute(0, 2, 3, 1).flatten(0, 2)
+            self.done.fill_(True)
+        elif len(missing):
             self.conv(self.finest, missing, self.pixels)
             self.done |= read
 
@@ -108,6 +109,7 @@ class OnDemandPooler(FusedPooler):
         rows = [f.permute(0, 2, 3, 1).flatten(0, 2) for f in others]
         start = batch * height * width
         pixels = finest.new_empty(start + sum(map(len, rows)) + 1, channels)
-        torch.cat(rows, out=pixels[start:-1])
+        if rows:
+            torch.cat(rows, out=pixels[start:-1])
         done = torch.zeros(batch, -(-height // self.conv.block), -(-width // self.conv.block), dtype=torch.bool)
         return OnDemandTable(pixels, self.layout(features), finest, self.conv, done)

@@ -21,7 +21,8 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.dtype = weight.dtype
         self.rows = rows
-        self.register_buffer("weight", torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), rows))
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), rows)
+        self.register_buffer("weight", packed, persistent=False)  # a state dict with it could not be saved
         self.register_buffer("bias", bias.detach())
 
     def __reduce__(self) -> tuple:
@@ -46,8 +47,8 @@ class PackedDynamicLayer(nn.Module):
 
 
 def pack_linear_layers(stages: Iterable[RefinementStage], rows: int) -> None:
-    """Replace the large linear layers of refinement stages, in place, for a CPU for which `has_fast_convolutions`."""
-    for stage in stages:
+    """Replace the large linear layers of refinement stages, in place, for a CPU that `has_onednn`."""
+    for stage in dict.fromkeys(stages):
         interaction = stage.inst_interact
         interaction.dynamic_layer = PackedDynamicLayer(interaction.dynamic_layer, rows)
         interaction.out_layer = _pack(interaction.out_layer, rows)

@@ -12,9 +12,13 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from torch import nn
 from torch.testing import assert_close
 
+from sparsercnn import prepare_for_inference
+from sparsercnn.convolution import has_onednn
 from sparsercnn.fusion import FusedFPN, FusedStem
 from sparsercnn.head import DynamicLayer, RefinementStage
 from sparsercnn.packed_linear import PackedDynamicLayer, PackedLinear, pack_linear_layers
+
+pytestmark = pytest.mark.skipif(not has_onednn(torch.bfloat16), reason="needs a CPU that computes in bfloat16")
 
 
 def channels_last(*shape: int) -> torch.Tensor:
@@ -29,6 +33,30 @@ def test_stem_of_any_size(size):
     x = channels_last(2, 3, *size)
     assert_close(FusedStem(stem)(x), stem(x), rtol=1e-5, atol=1e-5)
     assert stem.conv1.padding == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dilation": (2, 2), "padding": (6, 6)}, {"padding": (3, 2)}, {"stride": (1, 1)}, {"stride": (2, 1)}]
+)
+@torch.inference_mode()
+def test_stem_with_another_convolution(changes):
+    torch.manual_seed(0)
+    stem = BasicStem(3, 16, norm="")
+    for name, value in changes.items():
+        setattr(stem.conv1, name, value)
+    stem = nn.Sequential(stem)
+    x = channels_last(1, 3, 40, 36)
+    assert_close(prepare_for_inference(stem)(x), stem(x), rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_stem_with_a_plain_convolution():
+    torch.manual_seed(0)
+    stem = BasicStem(3, 16, norm="")
+    stem.conv1 = nn.Conv2d(4, 16, 7, 2, 3)
+    stem = nn.Sequential(stem)
+    x = channels_last(1, 4, 40, 36)
+    assert_close(prepare_for_inference(stem)(x), stem(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("fuse_type", ["sum", "avg"])
@@ -82,7 +110,7 @@ def test_packed_stage():
     stage = RefinementStage(32, 3, 4, 64, 8, 1, 3)
     objects, roi_features = torch.randn(2, 10, 32), torch.randn(20, 49, 32)
     expected = stage(objects, roi_features)
-    pack_linear_layers([stage], rows=10)
+    pack_linear_layers([stage, stage], rows=10)  # as when stages share their weights
     assert not [m for m in stage.modules() if isinstance(m, DynamicLayer)]
     for found, wanted in zip(stage(objects, roi_features), expected, strict=True):
         assert_close(found, wanted, rtol=1e-4, atol=1e-5)

@@ -1,6 +1,7 @@
 """A model prepared for inference gives what the plain model gives."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from sparsercnn import prepare_for_inference
 from sparsercnn.errors import InputError
 from sparsercnn.fusion import fold_batch_norms
 from sparsercnn.inference import build_inference_model
+from sparsercnn.packed_linear import PackedLinear
 
 from .models import image, small_config
 
@@ -274,3 +276,12 @@ def test_preparation_is_a_switch():
     cfg.TEST.COMPILE = True
     with pytest.raises(InputError, match="TEST.PREPARE is False"):
         build_inference_model(cfg, model)
+
+
+def test_linear_layers_are_packed_and_the_copy_can_be_copied_and_saved():
+    prepared = prepare_for_inference(detector())
+    interactions = [stage.inst_interact for stage in prepared.model.head.head_series[1:]]
+    assert all(isinstance(i.out_layer, PackedLinear) for i in interactions)
+    inputs = pictures((64, 96))
+    assert_same_results(copy.deepcopy(prepared)(inputs), prepared(inputs), score=1e-6, pixel=1e-3)
+    torch.save(prepared.state_dict(), io.BytesIO())

@@ -6,12 +6,15 @@ from detectron2.layers import Conv2d
 from detectron2.modeling import build_model
 from torch.testing import assert_close
 
-from sparsercnn import prepare_for_inference
-from sparsercnn.convolution import FastConv2d
+from sparsercnn import SparseRCNN, prepare_for_inference
+from sparsercnn.convolution import FastConv2d, has_onednn
+from sparsercnn.inference import build_inference_model
 from sparsercnn.on_demand import OnDemandConv2d, OnDemandPooler
 from sparsercnn.roi_routing import FusedPooler
 
 from .models import image, small_config
+
+pytestmark = pytest.mark.skipif(not has_onednn(torch.bfloat16), reason="needs a CPU that computes in bfloat16")
 
 STRIDES = [4, 8]
 SMALL = [[3.0, 5.0, 20.0, 14.0], [30.0, 20.0, 60.0, 47.0]]
@@ -54,26 +57,38 @@ def test_pools_what_the_whole_level_gives(channels, dtype):
         assert_close(ours.pool(table, boxes), expected(features, boxes), **close)
 
 
+@pytest.fixture
+def computed(monkeypatch):
+    """Blocks that are computed, call by call; "all" for the whole level."""
+    calls = []
+    some, whole = OnDemandConv2d.forward, FastConv2d.forward
+    monkeypatch.setattr(OnDemandConv2d, "forward", lambda *args: (calls.append(len(args[2])), some(*args))[1])
+    monkeypatch.setattr(FastConv2d, "forward", lambda *args: (calls.append("all"), whole(*args))[1])
+    return calls
+
+
 @torch.inference_mode()
-def test_computes_each_pixel_that_is_read_once(monkeypatch):
-    computed = []
-    forward = OnDemandConv2d.forward
-
-    def record(self, x, blocks, out):
-        computed.append(len(blocks))
-        forward(self, x, blocks, out)
-
-    monkeypatch.setattr(OnDemandConv2d, "forward", record)
+def test_computes_what_is_read_once(computed):
     ours, _ = poolers(16, torch.float32)
     table = ours.prepare(pyramid(16, torch.float32, batch=1))
     ours.pool(table, batch_of(LARGE))
     assert computed == []
     ours.pool(table, batch_of(SMALL[:1]))
-    assert computed == [6 * 4]  # x 0.75 to 5 and y 1.25 to 3.5 in pixels of the level: their neighbours are read
+    assert computed == [6 * 4]  # x 0.25 to 4.5 and y 0.75 to 3 in pixels of the level, and the pixels next to them
     ours.pool(table, batch_of(SMALL[:1]))
     assert len(computed) == 1
-    ours.pool(table, batch_of(ALL))
-    assert sum(computed) == 13 * 18
+    ours.pool(table, batch_of(SMALL[1:]))
+    assert len(computed) == 2 and computed[1] < 13 * 18 / 2
+
+
+@pytest.mark.parametrize("channels", [16, 128], ids=["products", "Winograd"])
+@torch.inference_mode()
+def test_computes_all_at_once_where_most_is_read(channels, computed):
+    ours, _ = poolers(channels, torch.float32)
+    table = ours.prepare(pyramid(channels, torch.float32, batch=1))
+    for boxes in (ALL, SMALL, OUTSIDE):
+        ours.pool(table, batch_of(boxes))
+    assert computed == ["all"]
 
 
 def detector(**options):
@@ -94,6 +109,9 @@ def detector(**options):
     [
         ({}, True),
         ({"MODEL.FPN.FUSE_TYPE": "avg"}, True),
+        ({"MODEL.ROI_HEADS.IN_FEATURES": ["p2"]}, True),
+        ({"MODEL.ROI_ROUTING.CANONICAL_LEVEL": 5, "MODEL.ROI_ROUTING.CANONICAL_BOX_SIZE": 200}, True),
+        ({"MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 5, "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 1}, True),
         ({"MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4"]}, False),
         ({"MODEL.ROI_ROUTING.MODE": "adaptive"}, False),
         ({"MODEL.ROI_ROUTING.POOLER": "ROIPooler"}, False),
@@ -106,9 +124,29 @@ def test_detectors_give_the_same(options, is_on_demand):
     model = detector(**{"MODEL.FPN.NORM": "BN", "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"], **options})
     inputs = [{"image": image((160, 224), 1)}, {"image": image((128, 256), 2)}]
     on_demand = prepare_for_inference(model)
+    whole = prepare_for_inference(model, on_demand=False)
     assert isinstance(on_demand.model.head.routing.pooler, OnDemandPooler) == is_on_demand
-    for ours in (on_demand, prepare_for_inference(model, on_demand=False)):
+    assert not isinstance(whole.model.head.routing.pooler, OnDemandPooler)
+    for ours in (on_demand, whole):
         for found, expected in zip(ours(inputs), model(inputs), strict=True):
             found, expected = found["instances"], expected["instances"]
             assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
             assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=0.05)
+
+
+def test_config_switches_it():
+    cfg = small_config()
+    for cfg.TEST.ON_DEMAND in (True, False):
+        pooler = build_inference_model(cfg, detector()).model.head.routing.pooler
+        assert isinstance(pooler, OnDemandPooler) == cfg.TEST.ON_DEMAND
+
+
+def test_detectors_that_read_the_level_themselves_keep_it():
+    class MaskedRCNN(SparseRCNN):
+        """As if it had a mask head on p2."""
+
+    model = detector()
+    model.__class__ = MaskedRCNN
+    x = torch.rand(1, 3, 64, 64)
+    p2 = prepare_for_inference(model).model.backbone(x)["p2"]
+    assert_close(p2, model.backbone(x)["p2"], rtol=1e-4, atol=1e-4)
