@@ -3,7 +3,7 @@
 import numpy as np
 from detectron2.data import detection_utils as utils
 from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from ..errors import InputError
 
@@ -20,7 +20,7 @@ def read_image(path: str, image_format: str, min_side: int | None = None) -> tup
         min_side: None, or the shorter side down to which a JPEG may be halved while it is decoded.
 
     Returns:
-        (H, W, 3) uint8, writable, and the (height, width) of the file, upright; the image may be smaller.
+        (H, W, 3) uint8, and the (height, width) of the file, upright; the image may be smaller.
 
     Raises:
         InputError: the file is missing, damaged or no image.
@@ -31,17 +31,23 @@ def read_image(path: str, image_format: str, min_side: int | None = None) -> tup
             full = image.size
             if min_side is not None and image.format == "JPEG":
                 _decode_smaller(image, min_side)
-            turned = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
-            image = ImageOps.exif_transpose(image)
             image.load()
+            turned = _is_sideways(image)
+            image = utils._apply_exif_orientation(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read image {path}: {error}") from error
     if image.mode.startswith("I"):
         # Pillow would clip 16 bits to white instead of scaling them.
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
-    array = np.array(utils.convert_PIL_to_numpy(image, image_format))
     width, height = full[::-1] if turned else full
-    return array, (height, width)
+    return utils.convert_PIL_to_numpy(image, image_format), (height, width)
+
+
+def _is_sideways(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+    except Exception:  # Pillow raises many types; like detectron2 we take a photo with broken EXIF data as it is
+        return False
 
 
 def _decode_smaller(image: Image.Image, min_side: int) -> None:

@@ -17,15 +17,15 @@ CROP_SIZES = (400, 500, 600)
 
 
 class SparseRCNNDatasetMapper:
-    """Flip and resize; or, half of the time, flip, resize to 400–600, crop, and resize.
+    """Resize and flip; or, half of the time, resize to 400–600, crop, resize and flip.
 
     Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, section 4.
 
     Args:
         is_train: augment, and keep the annotations.
-        before_crop: augmentations of every image.
-        crop: those added to every second image on average; empty for none.
-        resize: the last one.
+        crop: what comes first with every second image on average; empty for nothing.
+        resize: of every image.
+        flips: of every image, in the end: reading a flipped array row by row, as the resize does, is slow.
         image_format: channel order, see detectron2's `read_image`.
         reduced_decode: None, or the shorter side in pixels down to which a JPEG may be scaled while it is decoded,
             which is several times faster than decoding all of it. At least the largest size of `resize`.
@@ -36,21 +36,21 @@ class SparseRCNNDatasetMapper:
         self,
         is_train: bool,
         *,
-        before_crop: list[T.Augmentation],
         crop: list[T.Augmentation],
         resize: T.Augmentation,
+        flips: list[T.Augmentation],
         image_format: str,
         reduced_decode: int | None = None,
     ):
         self.is_train = is_train
-        self.plain = T.AugmentationList([*before_crop, resize])
-        self.cropped = T.AugmentationList([*before_crop, *crop, resize]) if crop else None
+        self.plain = T.AugmentationList([resize, *flips])
+        self.cropped = T.AugmentationList([*crop, resize, *flips]) if crop else None
         self.image_format = image_format
         self.reduced_decode = reduced_decode
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
-        # detectron2's own choice of flip and resize; the resize comes first there.
+        # detectron2's own choice of flip and resize.
         resize, *flips = utils.build_augmentation(cfg, is_train)
         sizes = list(cfg.INPUT.MIN_SIZE_TRAIN)
         crop = []
@@ -64,9 +64,9 @@ class SparseRCNNDatasetMapper:
         is_reduced = is_train and cfg.INPUT.REDUCED_JPEG_DECODE and min(sizes) > 0
         return {
             "is_train": is_train,
-            "before_crop": flips,
             "crop": crop,
             "resize": resize,
+            "flips": flips,
             "image_format": cfg.INPUT.FORMAT,
             "reduced_decode": max(sizes) if is_reduced else None,
         }
@@ -97,7 +97,8 @@ class SparseRCNNDatasetMapper:
         transforms = augmentations(inputs)
         if image.shape[:2] != size:
             transforms = T.ResizeTransform(*size, *image.shape[:2]) + transforms
-        dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        # A copy even where the layout fits: arrays made from PIL images are read-only, tensors are not.
+        dataset_dict["image"] = torch.from_numpy(np.array(inputs.image.transpose(2, 0, 1), order="C"))
         annotations = dataset_dict.pop("annotations", None)
         if self.is_train and annotations is not None:
             shape = inputs.image.shape[:2]
