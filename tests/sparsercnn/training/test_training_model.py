@@ -146,14 +146,16 @@ def test_frozen_stages_keep_nothing_for_the_backward_pass():
     assert not res2.requires_grad
 
 
-@pytest.mark.parametrize("module", ["stage", "block"])
+@pytest.mark.parametrize("module", ["refinement stage", "ResNet stage", "stem"])
 def test_checkpointing_keeps_less_for_the_backward_pass(module):
     def kept(cfg):
         built, seen = model(cfg), {}
-        if module == "stage":
+        if module == "refinement stage":
             run, inputs = built.head.head_series[1], (torch.randn(2, 10, 32), torch.randn(20, 49, 32))
+        elif module == "ResNet stage":
+            run, inputs = built.backbone.bottom_up.res4, (torch.randn(2, 128, 16, 16),)
         else:
-            run, inputs = built.backbone.bottom_up.res4[1], (torch.randn(2, 256, 8, 8),)
+            run, inputs = built.backbone.bottom_up.stem, (torch.randn(2, 3, 32, 32),)
         inputs = [x.requires_grad_() for x in inputs]
         parameters = {p.data_ptr() for p in built.parameters()}
 
@@ -167,6 +169,14 @@ def test_checkpointing_keeps_less_for_the_backward_pass(module):
         return sum(t.numel() for t in seen.values())
 
     assert kept(config(GRADIENT_CHECKPOINTING=True)) < 0.5 * kept(config())
+
+
+def test_checkpointing_keeps_two_maps_of_a_resnet_stage():
+    stage, kept = model(config(GRADIENT_CHECKPOINTING=True)).backbone.bottom_up.res4, []
+    x = torch.randn(2, 128, 16, 16, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        y = stage(x)
+    assert kept == [x.shape, y.shape]  # the inputs of its halves, the second as large as the output
 
 
 def test_prepared_models_can_be_evaluated_copied_and_pickled():
@@ -209,3 +219,12 @@ def test_compiled_training_is_the_same_for_all_image_sizes():
     # Whether images are square and the coarsest level odd are variants of their own, so both batches agree in that.
     with torch.compiler.set_stance("fail_on_recompile"):
         assert_same_training(ours, plain, batch(((130, 200), (160, 100))))
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
+def test_compiled_training_recomputes(norm):
+    with mock.patch("torch.compile", partial(torch.compile, backend="aot_eager")):
+        ours = model(config(norm, compile=True, **ALL))
+    plain = model(config(norm))
+    assert_same_training(ours, plain)
+    assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-5)  # running statistics too
