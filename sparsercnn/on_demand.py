@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .convolution import FastConv2d
 from .detector import SparseRCNN
 from .fusion import FusedFPN
+from .packed_linear import PackedLinear
 from .roi_routing import FusedPooler, LevelRouting, PixelTable
 from .winograd import TILE, convolve_tiles, window_rows
 
@@ -47,7 +48,7 @@ class OnDemandConv2d(nn.Module):
         self.whole = conv
         self.block = TILE if conv.is_winograd else 1
         if not conv.is_winograd:
-            self.register_buffer("matrix", conv.weight.permute(0, 2, 3, 1).flatten(1).contiguous())
+            self.product = PackedLinear(conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias, PIXELS_AT_ONCE)
 
     def forward(self, x: Tensor, blocks: Tensor, out: Tensor) -> None:
         """
@@ -67,8 +68,7 @@ class OnDemandConv2d(nn.Module):
             rows, inside = (t.permute(2, 0, 1).flatten(1) for t in window_rows(some, 3, x.shape))
             windows = rows_of_x.index_select(0, rows.flatten())
             windows.index_fill_(0, (~inside.flatten()).nonzero()[:, 0], 0)
-            y = F.linear(windows.view(len(some), -1), self.matrix, self.whole.bias)
-            out.index_copy_(0, rows[:, 4], y)
+            out.index_copy_(0, rows[:, 4], self.product(windows.view(len(some), -1)))
 
 
 @dataclass
