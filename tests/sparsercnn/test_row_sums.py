@@ -64,8 +64,8 @@ def each_chain(request):
 
 @pytest.fixture
 def reference_kernels(monkeypatch):
-    """In place of Triton's: plain ones that count their calls."""
-    kernels = SimpleNamespace(sums=0, additions=0)
+    """In place of Triton's: plain ones that count their calls, and the additions to what another has added."""
+    kernels = SimpleNamespace(sums=0, additions=0, continuations=0)
 
     def sum_rows(table, index, weight):
         kernels.sums += 1
@@ -73,6 +73,7 @@ def reference_kernels(monkeypatch):
 
     def add_transposed(table_gradient, index, weight, gradient):
         kernels.additions += 1
+        kernels.continuations += bool(table_gradient.any())
         parts = weight[..., None] * gradient[:, None]
         table_gradient.index_add_(0, index.flatten(), parts.flatten(0, 1))
 
@@ -129,6 +130,14 @@ def test_kernels_take_any_strides(interpreted):
     interpreted.add_transposed(gradients[0], index, weight, expected)
     interpreted.add_transposed(gradients[1], *strided[1:], torch.stack([expected, expected], dim=-1)[..., 0])
     assert torch.equal(*gradients)
+
+
+@needs_triton
+def test_sums_stay_in_their_memory(interpreted):
+    table, index, weight = problem(100, 4)
+    memory = torch.full((len(index) + 2, 100), torch.nan)
+    interpreted._launch(interpreted._sum_rows, table, index, weight, memory[1:-1])
+    assert memory[[0, -1]].isnan().all() and memory[1:-1].isfinite().all()
 
 
 @needs_triton
@@ -209,6 +218,7 @@ def test_chain_adds_to_gradients_from_elsewhere(each_chain):
     table, index, weight = problem(8, 4)
     leaf, exact = table.clone().requires_grad_(), table.clone().requires_grad_()
     sums, last = row_sums.sum_rows(leaf, index, weight)
+    assert last.data_ptr() == leaf.data_ptr()
     (sums.sum() + last.sum()).backward()
     (plain(exact, index, weight).sum() + exact.sum()).backward()
     assert_close(leaf.grad, exact.grad)
@@ -363,6 +373,7 @@ def test_timing_covers_what_the_call_will_do(reference_kernels, fake_events, mon
     runs = row_sums.WARMUP + row_sums.REPEATS
     assert reference_kernels.sums == runs * (row_sums.CALLS if is_leaf else 1)
     assert reference_kernels.additions == (reference_kernels.sums if is_leaf else 0)
+    assert reference_kernels.continuations == (runs * (row_sums.CALLS - 1) if is_leaf else 0)
     assert table.grad is None
 
 
