@@ -2,7 +2,7 @@
 
 With a fixed sampling ratio, RoIAlign is a sparse linear map: each output bin is a weighted sum of 4·S² pixels. The
 pyramid is laid out once as a table of pixels that all refinement stages share; the indices and weights of every bin
-follow from the boxes by plain arithmetic, and one `embedding_bag` does the pooling for all levels and images.
+follow from the boxes by plain arithmetic, and one `sum_rows` does the pooling for all levels and images.
 
 He et al., Mask R-CNN, ICCV 2017 (RoIAlign); Lin et al., Feature Pyramid Networks, CVPR 2017, equation 1 (routing);
 Liu et al., PANet, CVPR 2018, section 3.2 (adaptive); Guo et al., AugFPN, CVPR 2020, section 3.3 (soft).
