@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from torch.autograd import DeviceType
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
@@ -80,7 +81,18 @@ def _milliseconds(function: Function, device: str) -> float:
 
 def synchronize(device: str) -> None:
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Convolutions on GPUs in float32 proper: by default cuDNN rounds their operands to 10 bits (TF32)."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def compare(
@@ -151,7 +163,7 @@ def print_profile(title: str, function: Function, parts: Parts, device: str, row
     on_gpu = device.startswith("cuda")
     print(f"\n{title}, by part\n")
     for event in events:
-        if event.key in parts:
+        if event.key in parts and event.device_type == DeviceType.CPU:  # GPUs report their share as another event
             elapsed = event.device_time_total if on_gpu else event.cpu_time_total
             print(f"{event.key:40s} {elapsed / 1000:10.2f} ms in {event.count} calls")
     sort_by = "self_device_time_total" if on_gpu else "self_cpu_time_total"

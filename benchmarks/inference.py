@@ -64,9 +64,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
 
     baseline, ours = build_models(args)
-    inputs = random_images(args.batch, *args.size, torch.Generator().manual_seed(1))
-    for name, model in ours.items():
-        check(name, baseline, model, inputs)
+    inputs = random_images(args.batch, *args.size, torch.Generator().manual_seed(1), args.device)
+    with harness.full_float32():
+        for name, model in ours.items():
+            check(name, baseline, model, inputs)
 
     def run_baseline() -> list[dict]:
         with torch.no_grad():

@@ -64,10 +64,10 @@ def random_boxes(count: int, height: float, width: float, generator: torch.Gener
     return torch.stack([x, y, x + w, y + h], dim=1)
 
 
-def random_images(count: int, height: int, width: int, generator: torch.Generator) -> list[dict]:
+def random_images(count: int, height: int, width: int, generator: torch.Generator, device: str = "cpu") -> list[dict]:
     """Inputs of a detector: uint8 noise."""
-    shape = (3, height, width)
-    return [{"image": torch.randint(256, shape, generator=generator, dtype=torch.uint8)} for _ in range(count)]
+    images = torch.randint(256, (count, 3, height, width), generator=generator, dtype=torch.uint8)
+    return [{"image": image} for image in images.to(device)]
 
 
 def random_targets(

@@ -102,7 +102,7 @@ def _ours(cfg: CfgNode, precision: str, dtype: torch.dtype) -> tuple[nn.Module, 
 
 def _batch(args: argparse.Namespace, num_classes: int, dtype: torch.dtype) -> list[dict]:
     generator = torch.Generator().manual_seed(1)
-    images = random_images(args.batch, *args.size, generator)
+    images = random_images(args.batch, *args.size, generator, args.device)
     targets = random_targets(args.batch, args.objects, *args.size, num_classes, generator)
     for target in targets:
         target.gt_boxes.tensor = target.gt_boxes.tensor.to(dtype)
@@ -140,7 +140,7 @@ def peak_memory(args: argparse.Namespace, variant: str) -> dict[str, float]:
     for _ in range(2):
         steps.run()
     if args.device.startswith("cuda"):
-        return {"tensors": torch.cuda.max_memory_allocated() / 2**20}
+        return {"tensors": torch.cuda.max_memory_allocated(args.device) / 2**20}
     peak = _resident_memory("HWM")
     return {"process": peak, "process without libraries": peak - libraries}
 
@@ -179,7 +179,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
 
     memory = [] if args.no_memory else measure_memory(args)
-    check(args)
+    with harness.full_float32():
+        check(args)
     baseline, *ours = (Steps(args, variant) for variant in VARIANTS)
     title = f"training step, {args.precision}, {args.batch} images of {args.size[0]}×{args.size[1]}"
     title += f", {baseline.model.num_proposals} proposals"

@@ -8,11 +8,11 @@ import torch.distributed as dist
 from detectron2.config import configurable
 from detectron2.structures import Instances
 from detectron2.utils import comm
-from fvcore.nn import giou_loss, sigmoid_focal_loss
+from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .matcher import Assignment, HungarianMatcher, image_sizes
+from .matcher import Assignment, HungarianMatcher, generalized_iou, image_sizes
 
 
 class SetCriterion(nn.Module):
@@ -122,7 +122,7 @@ class SetCriterion(nn.Module):
         truth = torch.cat([t.gt_boxes.tensor for t in targets]).to(boxes)[target]
         image_size = image_sizes(targets, boxes)[image]
         l1 = F.l1_loss(matched / image_size, truth / image_size, reduction="none").sum(-1)
-        giou = giou_loss(matched, truth)
+        giou = 1 - generalized_iou(matched, truth)
         # Every stage has the same number of pairs, so that the flat list folds into rows.
         l1, giou = (loss.view(len(boxes), -1).sum(1) / num_boxes for loss in (l1, giou))
         return {"loss_bbox": l1, "loss_giou": giou}

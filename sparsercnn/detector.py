@@ -118,7 +118,7 @@ class SparseRCNN(nn.Module):
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """Weighted losses of a training batch; those of the i-th auxiliary pyramid carry the suffix `_aux{i}`."""
         images = self.preprocess_image(batched_inputs)
-        targets = [x["instances"].to(self.device) for x in batched_inputs]
+        targets = [self._target(x["instances"]) for x in batched_inputs]
         boxes = self.proposal_boxes(images)
         losses = {}
         for suffix, weight, pyramid in self._supervised_pyramids(images.tensor):
@@ -126,6 +126,13 @@ class SparseRCNN(nn.Module):
             for name, loss in self.criterion(*predictions, targets).items():
                 losses[name + suffix] = weight * loss
         return losses
+
+    def _target(self, instances: Instances) -> Instances:
+        """What the losses need, on the model's device; the host does not wait until it is there."""
+        boxes, classes = (
+            t.to(self.device, non_blocking=True) for t in (instances.gt_boxes.tensor, instances.gt_classes)
+        )
+        return Instances(instances.image_size, gt_boxes=Boxes(boxes), gt_classes=classes)
 
     def _supervised_pyramids(self, images: Tensor) -> list[tuple]:
         """Suffix and weight of the losses of each pyramid, and the pyramid as the head reads it.

@@ -14,6 +14,7 @@ from .fusion import fold_batch_norms, fuse_convolutions
 from .head import RefinementStage
 from .on_demand import convolve_on_demand
 from .packed_linear import pack_linear_layers
+from .roi_routing import FusedPooler
 
 MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
@@ -151,10 +152,15 @@ def _state(tensor: Tensor) -> tuple:
 
 
 def _compile(model: nn.Module) -> None:
-    """Compile the backbone and the refinement stages in place, so that names and interfaces stay."""
+    """Compile the backbone, the refinement stages and the arithmetic of pooling in place: names and interfaces stay."""
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MAX_COMPILED_SIZES)
     getattr(model, "backbone", model).compile(dynamic=False)
-    for stage in getattr(getattr(model, "head", None), "head_series", ()):
+    if not isinstance(model, SparseRCNN):
+        return
+    for stage in model.head.head_series:
         stage = getattr(stage, "stage", stage)
         stage.refine = torch.compile(stage.refine, dynamic=False)
         stage.attend = torch.compile(stage.attend, dynamic=False)
+    pooler = model.head.routing.pooler
+    if isinstance(pooler, FusedPooler):
+        pooler.bins.compile(dynamic=False)

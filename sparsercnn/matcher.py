@@ -88,7 +88,7 @@ class HungarianMatcher(nn.Module):
         return (
             self.class_weight * self._class_cost(logits.float(), gt_classes)
             + self.l1_weight * l1.unflatten(0, boxes.shape[:2])
-            - self.giou_weight * pairwise_giou(boxes, gt_boxes)
+            - self.giou_weight * generalized_iou(boxes[..., :, None, :], gt_boxes[:, None])
         )
 
     def _class_cost(self, logits: Tensor, classes: Tensor) -> Tensor:
@@ -101,24 +101,26 @@ class HungarianMatcher(nn.Module):
         return positive - negative
 
 
-def pairwise_giou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Generalised IoU of all pairs within a batch. Rezatofighi et al., CVPR 2019.
+def generalized_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """Generalised IoU, differentiable and without waiting for the device. Rezatofighi et al., CVPR 2019.
 
     Args:
-        boxes1: (..., N, 4) xyxy.
-        boxes2: (..., M, 4) xyxy; leading dimensions broadcast.
+        boxes1, boxes2: (..., 4) xyxy; leading dimensions broadcast.
+        eps: added to areas that divide.
 
     Returns:
-        (..., N, M) in [-1, 1]; a pair of boxes that are both empty and in the same place gets 0.
+        (...) in [-1, 1]; a pair of boxes that are both empty and in the same place gets 0.
     """
-    boxes1, boxes2 = boxes1[..., :, None, :], boxes2[..., None, :, :]
-    inner = torch.min(boxes1[..., 2:], boxes2[..., 2:]) - torch.max(boxes1[..., :2], boxes2[..., :2])
-    outer = torch.max(boxes1[..., 2:], boxes2[..., 2:]) - torch.min(boxes1[..., :2], boxes2[..., :2])
-    intersection = inner.clamp(min=0).prod(-1)
-    union = (boxes1[..., 2:] - boxes1[..., :2]).prod(-1) + (boxes2[..., 2:] - boxes2[..., :2]).prod(-1) - intersection
-    hull = outer.prod(-1)
-    eps = torch.finfo(hull.dtype).tiny
-    return intersection / union.clamp(min=eps) - (hull - union) / hull.clamp(min=eps)
+    low1, high1, low2, high2 = boxes1[..., :2], boxes1[..., 2:], boxes2[..., :2], boxes2[..., 2:]
+    intersection = _area((torch.min(high1, high2) - torch.max(low1, low2)).clamp(min=0))
+    hull = _area(torch.max(high1, high2) - torch.min(low1, low2))
+    union = _area(high1 - low1) + _area(high2 - low2) - intersection
+    return intersection / (union + eps) - (hull - union) / (hull + eps)
+
+
+def _area(size: Tensor) -> Tensor:
+    width, height = size.unbind(-1)  # the gradient of `prod` would count zeros, on the host
+    return width * height
 
 
 def image_sizes(targets: list[Instances], like: Tensor) -> Tensor:

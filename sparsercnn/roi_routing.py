@@ -107,42 +107,24 @@ class PixelTable:
         """Called before these rows are read: here, all are there."""
 
 
-class FusedPooler(Pooler):
-    """All levels and images in one lookup, equal to detectron2's `ROIPooler` and differentiable in the features."""
+class Bins(nn.Module):
+    """Which pixels the bins of RoIAlign sum. Args: see `Pooler`."""
 
-    def __init__(self, strides: list[int], *args, **kwargs):
-        super().__init__(strides, *args, **kwargs)
+    def __init__(self, strides: list[int], resolution: int, sampling_ratio: int):
+        super().__init__()
+        self.resolution = resolution
+        self.sampling_ratio = sampling_ratio
         self.register_buffer("scales", torch.tensor([1 / s for s in strides]), persistent=False)
 
-    def prepare(self, features: list[Tensor]) -> PixelTable:
-        pixels = torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features])
-        return PixelTable(differentiable_table(pixels), self.layout(features))
+    def forward(self, layout: Tensor, boxes: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            layout: (3, L), see `PixelTable`.
+            boxes: (..., B, N, 4) absolute xyxy.
+            levels: (..., B, N) that they read, 0 for the lowest.
 
-    def layout(self, features: list[Tensor]) -> Tensor:
-        """See `PixelTable`."""
-        rows = [f.shape[0] * f.shape[2] * f.shape[3] for f in features]
-        heights, widths = zip(*(f.shape[2:] for f in features), strict=True)
-        starts = [sum(rows[:i]) for i in range(len(rows))]
-        return torch.tensor([heights, widths, starts]).to(self.scales.device, non_blocking=True)
-
-    def pool(self, table: PixelTable, boxes: Tensor) -> Tensor:
-        return self._pool(table, boxes, self.assign_levels(boxes) - self.levels[0])
-
-    def pool_all_levels(self, table: PixelTable, boxes: Tensor) -> Tensor:
-        levels = torch.arange(len(self.levels), device=boxes.device)[:, None, None].expand(-1, *boxes.shape[:2])
-        pooled = self._pool(table, boxes.expand(len(self.levels), -1, -1, -1), levels)
-        return pooled.unflatten(0, (len(self.levels), -1))
-
-    def _pool(self, table: PixelTable, boxes: Tensor, levels: Tensor) -> Tensor:
-        index, weight = self._bins(table.layout, boxes.detach(), levels)
-        table.provide(index)
-        pooled, table.pixels = sum_rows(table.pixels, index, weight.to(table.pixels.dtype))
-        return pooled.unflatten(0, (-1, self.resolution**2))
-
-    def _bins(self, layout: Tensor, boxes: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the pixel table that each bin sums, and their weights: both (number of bins, 4·S²).
-
-        Boxes are (..., B, N, 4), levels (..., B, N).
+        Returns:
+            Rows of the pixel table that each bin sums (int64), and their weights: both (number of bins, 4·S²).
         """
         height, width, start = layout[:, levels]
         x0, y0, x1, y1 = (boxes * self.scales[levels][..., None] - 0.5).unbind(-1)
@@ -174,6 +156,39 @@ class FusedPooler(Pooler):
         pixel = torch.stack([floor, ceil], dim=-1)
         weight = torch.stack([inside - fraction, fraction], dim=-1) / self.sampling_ratio
         return pixel.flatten(-2), weight.flatten(-2)
+
+
+class FusedPooler(Pooler):
+    """All levels and images in one lookup, equal to detectron2's `ROIPooler` and differentiable in the features."""
+
+    def __init__(self, strides: list[int], *args, **kwargs):
+        super().__init__(strides, *args, **kwargs)
+        self.bins = Bins(strides, self.resolution, self.sampling_ratio)
+
+    def prepare(self, features: list[Tensor]) -> PixelTable:
+        pixels = torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features])
+        return PixelTable(differentiable_table(pixels), self.layout(features))
+
+    def layout(self, features: list[Tensor]) -> Tensor:
+        """See `PixelTable`."""
+        rows = [f.shape[0] * f.shape[2] * f.shape[3] for f in features]
+        heights, widths = zip(*(f.shape[2:] for f in features), strict=True)
+        starts = [sum(rows[:i]) for i in range(len(rows))]
+        return torch.tensor([heights, widths, starts]).to(features[0].device, non_blocking=True)
+
+    def pool(self, table: PixelTable, boxes: Tensor) -> Tensor:
+        return self._pool(table, boxes, self.assign_levels(boxes) - self.levels[0])
+
+    def pool_all_levels(self, table: PixelTable, boxes: Tensor) -> Tensor:
+        levels = torch.arange(len(self.levels), device=boxes.device)[:, None, None].expand(-1, *boxes.shape[:2])
+        pooled = self._pool(table, boxes.expand(len(self.levels), -1, -1, -1), levels)
+        return pooled.unflatten(0, (len(self.levels), -1))
+
+    def _pool(self, table: PixelTable, boxes: Tensor, levels: Tensor) -> Tensor:
+        index, weight = self.bins(table.layout, boxes.detach(), levels)
+        table.provide(index)
+        pooled, table.pixels = sum_rows(table.pixels, index, weight.to(table.pixels.dtype))
+        return pooled.unflatten(0, (-1, self.resolution**2))
 
 
 class DetectronPooler(Pooler):

@@ -136,5 +136,6 @@ def measure_memory(detector: nn.Module, image: Tensor) -> float:
 
 
 def _synchronise(detector: nn.Module) -> None:
-    if next(detector.parameters()).is_cuda:
-        torch.cuda.synchronize()
+    device = next(detector.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -6,6 +6,7 @@ from torch import nn
 
 from ..detector import SparseRCNN
 from ..frozen_batch_norm import apply_frozen_norms_to_weights
+from ..roi_routing import FusedPooler
 from .gradient_checkpointing import checkpoint_gradients
 
 
@@ -33,3 +34,6 @@ def _compile(model: nn.Module) -> None:
     model.backbone.compile(dynamic=True)
     for stage in model.head.head_series:
         stage.compile(dynamic=False)
+    pooler = model.head.routing.pooler
+    if isinstance(pooler, FusedPooler):
+        pooler.bins.compile(dynamic=False)

@@ -29,13 +29,15 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     if solver.OPTIMIZER == "ADAMW":
         optimizer = torch.optim.AdamW(groups, solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
     elif solver.OPTIMIZER == "SGD":
+        # Not fused: if the very first step is skipped because float16 overflowed, PyTorch's fused kernels go on with
+        # momenta that were never written.
         optimizer = torch.optim.SGD(
             groups,
             solver.BASE_LR,
             momentum=solver.MOMENTUM,
             nesterov=solver.NESTEROV,
             weight_decay=solver.WEIGHT_DECAY,
-            fused=True,
+            foreach=True,
         )
     else:
         raise InputError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; choose ADAMW or SGD")

@@ -6,9 +6,11 @@ import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from torch.testing import assert_close
+from torchvision.ops import generalized_box_iou
 
 from sparsercnn import DynamicHead, HungarianMatcher, SetCriterion
 from sparsercnn.errors import InputError
+from sparsercnn.matcher import generalized_iou
 
 from .golden import HEAD_CASES, below, head_and_inputs, head_config, load
 
@@ -144,6 +146,22 @@ def test_only_the_last_stage_without_deep_supervision():
     losses = SetCriterion(cfg)(case["output/logits"], case["output/boxes"], targets)
     assert losses.keys() == {"loss_ce", "loss_bbox", "loss_giou"}
     close(losses["loss_giou"] / 2, case["loss_unweighted/loss_giou"])
+
+
+def test_generalized_iou_of_all_pairs():
+    torch.manual_seed(0)
+    first, second = (torch.rand(3, n, 2, 2).sort(dim=2).values.flatten(2) * 100 for n in (5, 4))
+    found = generalized_iou(first[:, :, None], second[:, None])
+    expected = torch.stack([generalized_box_iou(a, b) for a, b in zip(first, second, strict=True)])
+    close(found, expected)
+
+
+def test_generalized_iou_of_empty_boxes_has_finite_gradients():
+    boxes = torch.tensor([[3.0, 4, 3, 4], [3, 4, 3, 9], [0, 0, 10, 10]], requires_grad=True)
+    iou = generalized_iou(boxes[:, None], boxes.detach())
+    assert (iou.abs() <= 1).all() and iou[0, 0] == 0
+    (gradient,) = torch.autograd.grad(iou.sum(), boxes)
+    assert gradient.isfinite().all()
 
 
 def test_diverged_predictions_are_named():

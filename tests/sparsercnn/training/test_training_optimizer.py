@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -60,6 +62,25 @@ def test_updates_equal_those_of_plain_per_parameter_groups(cfg, model, name):
     for p, q, start in zip(model.parameters(), reference, initial, strict=True):
         assert not torch.equal(p, start)
         torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("name", ["ADAMW", "SGD"])
+def test_an_overflow_in_the_first_step_leaves_nothing_behind(cfg, model, name):
+    cfg.SOLVER.OPTIMIZER = name
+    untouched = copy.deepcopy(model)
+    optimizer, plain = build_optimizer(cfg, model), build_optimizer(cfg, untouched)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.zeros(1))
+    for gradient in (float("inf"), 1.0):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, gradient * scaler.get_scale())
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    for p in untouched.parameters():
+        p.grad = torch.ones_like(p)
+    plain.step()
+    torch.testing.assert_close(model.state_dict(), untouched.state_dict())
 
 
 def test_full_model_clipping_scales_all_gradients_together(cfg, model):
