@@ -109,6 +109,7 @@ def _batch(args: argparse.Namespace, num_classes: int, dtype: torch.dtype) -> li
     return [x | {"instances": t} for x, t in zip(images, targets, strict=True)]
 
 
+@harness.full_float32()
 def check(args: argparse.Namespace) -> None:
     """In double precision losses must be equal to 1e-6 of each, the gradient to 1e-6 of its norm."""
     expected, exact = Steps(args, "baseline", torch.float64).losses_and_gradients()
@@ -153,11 +154,14 @@ def _resident_memory(kind: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS
 
 
+def in_fresh_process(function: Callable, *args):
+    """Gradient checkpointing changes how the C library of a process hands out memory, for all that comes after."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        return fresh.submit(function, *args).result()
+
+
 def measure_memory(args: argparse.Namespace) -> list[harness.Comparison]:
-    peaks = {}
-    for variant in VARIANTS:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-            peaks[variant] = fresh.submit(peak_memory, args, variant).result()
+    peaks = {variant: in_fresh_process(peak_memory, args, variant) for variant in VARIANTS}
     size = f"{args.batch} images of {args.size[0]}×{args.size[1]}"
     return [
         harness.Comparison(
@@ -179,20 +183,23 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
 
     memory = [] if args.no_memory else measure_memory(args)
-    with harness.full_float32():
-        check(args)
-    baseline, *ours = (Steps(args, variant) for variant in VARIANTS)
-    title = f"training step, {args.precision}, {args.batch} images of {args.size[0]}×{args.size[1]}"
-    title += f", {baseline.model.num_proposals} proposals"
-    cases = {f"{variant}: {title}": steps.run for variant, steps in zip(VARIANTS[1:], ours, strict=True)}
+    in_fresh_process(check, args)
+    baseline, ours = (Steps(args, variant) for variant in VARIANTS[:2])
     work = limits.count_work(baseline.run)
-    comparisons = harness.compare(BASELINE, baseline.run, cases, args.repeats, args.device)
+    comparisons = compare(args, baseline, ours, VARIANTS[1])
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.precision]
-    limits.print_shares(work, limits.measure_rates(args.device, dtype), comparisons[:1], args.precision)
+    limits.print_shares(work, limits.measure_rates(args.device, dtype), comparisons, args.precision)
     if args.profile:
         harness.print_profile("Baseline", baseline.run, parts(baseline.model), args.device)
-        harness.print_profile("Ours", ours[0].run, parts(ours[0].model), args.device)
+        harness.print_profile("Ours", ours.run, parts(ours.model), args.device)
+    comparisons += compare(args, baseline, Steps(args, VARIANTS[2]), VARIANTS[2])
     harness.finish(args, comparisons + memory)
+
+
+def compare(args: argparse.Namespace, baseline: Steps, ours: Steps, variant: str) -> list[harness.Comparison]:
+    title = f"{variant}: training step, {args.precision}, {args.batch} images of {args.size[0]}×{args.size[1]}"
+    title += f", {baseline.model.num_proposals} proposals"
+    return harness.compare(BASELINE, baseline.run, {title: ours.run}, args.repeats, args.device)
 
 
 def parts(model: nn.Module) -> harness.Parts:

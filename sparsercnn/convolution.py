@@ -3,10 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .winograd import transform_filters, winograd_conv2d
-
-MIN_WINOGRAD_CHANNELS = 128
-"""Below, transforming the tiles takes what the multiplications save."""
+from .winograd import suits_winograd, transform_filters, winograd_conv2d
 
 
 def has_onednn(dtype: torch.dtype) -> bool:
@@ -37,7 +34,7 @@ class FastConv2d(nn.Module):
         super().__init__()
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self.relu = relu
-        self.is_winograd = winograd and _suits_winograd(conv)
+        self.is_winograd = winograd and suits_winograd(conv)
         weight = conv.weight.detach()
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
         self.register_buffer("weight", transform_filters(weight) if self.is_winograd else weight)
@@ -60,10 +57,3 @@ class FastConv2d(nn.Module):
             return torch.ops.mkldnn._convolution_pointwise(*operands, activation or "none", [], None)
         add = torch.ops.mkldnn._convolution_pointwise_.binary
         return add(residual.to(x.dtype), *operands, "add", 1.0, activation, [], None)
-
-
-def _suits_winograd(conv: nn.Conv2d) -> bool:
-    ones = conv.stride == conv.padding == conv.dilation == (1, 1)
-    wide = min(conv.in_channels, conv.out_channels) >= MIN_WINOGRAD_CHANNELS
-    is_float = conv.weight.dtype == torch.float32
-    return ones and wide and is_float and conv.kernel_size == (3, 3) and conv.groups == 1

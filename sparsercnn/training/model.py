@@ -5,21 +5,21 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..detector import SparseRCNN
-from ..frozen_batch_norm import apply_frozen_norms_to_weights
 from ..roi_routing import FusedPooler
+from ..trained_convolution import speed_up_convolutions
 from .gradient_checkpointing import checkpoint_gradients
 
 
 def prepare_for_training(cfg: CfgNode, model: nn.Module) -> None:
     """Apply what the config asks for, in place. Results and names in checkpoints stay the same.
 
-    `MODEL.CHANNELS_LAST`, `MODEL.FOLD_FROZEN_BN`, `MODEL.GRADIENT_CHECKPOINTING` and `SOLVER.COMPILE` decide.
+    `MODEL.CHANNELS_LAST`, `FOLD_FROZEN_BN`, `WINOGRAD` and `GRADIENT_CHECKPOINTING`, and `SOLVER.COMPILE` decide.
     """
     if cfg.MODEL.CHANNELS_LAST:
         # Convolutions take images in the layout of their weights, and so do the feature maps that follow.
         model.to(memory_format=torch.channels_last)
-    if cfg.MODEL.FOLD_FROZEN_BN:
-        apply_frozen_norms_to_weights(model)
+    if cfg.MODEL.FOLD_FROZEN_BN or cfg.MODEL.WINOGRAD:
+        speed_up_convolutions(model, cfg.MODEL.FOLD_FROZEN_BN, cfg.MODEL.WINOGRAD)
     if cfg.MODEL.GRADIENT_CHECKPOINTING:
         checkpoint_gradients(model)
     if cfg.SOLVER.COMPILE:

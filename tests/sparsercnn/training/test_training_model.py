@@ -7,20 +7,18 @@ from unittest import mock
 
 import pytest
 import torch
-from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import nn
-from torch.nn import functional as F
 from torch.testing import assert_close
 
-from sparsercnn import prepare_for_inference
-from sparsercnn.frozen_batch_norm import FrozenNormConv2d, apply_frozen_norms_to_weights
+from sparsercnn import prepare_for_inference, trained_convolution, winograd
 from sparsercnn.training.model import prepare_for_training
 
 from ..models import image, small_config
 
-PLAIN = {"CHANNELS_LAST": False, "FOLD_FROZEN_BN": False, "GRADIENT_CHECKPOINTING": False}
+PLAIN = {"CHANNELS_LAST": False, "FOLD_FROZEN_BN": False, "WINOGRAD": False, "GRADIENT_CHECKPOINTING": False}
 
 
 def config(norm="FrozenBN", compile=False, **switches):
@@ -88,7 +86,7 @@ def test_each_switch_keeps_losses_and_gradients(switches, norm):
 
 def test_defaults_switch_on_what_is_exact():
     cfg = small_config().MODEL
-    assert cfg.CHANNELS_LAST and cfg.FOLD_FROZEN_BN and not cfg.GRADIENT_CHECKPOINTING
+    assert cfg.CHANNELS_LAST and cfg.FOLD_FROZEN_BN and cfg.WINOGRAD and not cfg.GRADIENT_CHECKPOINTING
 
 
 def test_channels_last_reaches_the_features():
@@ -97,47 +95,14 @@ def test_channels_last_reaches_the_features():
     assert all(f.is_contiguous(memory_format=torch.channels_last) for f in features.values())
 
 
-KERNELS = {
-    "3×3": {"kernel_size": 3, "padding": 1, "stride": 2, "groups": 2},
-    "1×1": {"kernel_size": 1},
-    "1×1, strided": {"kernel_size": 1, "stride": 2},
-    "1×1, padded": {"kernel_size": 1, "padding": 1},
-}
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-@pytest.mark.parametrize("bias", [False, True])
-def test_norm_applied_to_weights(bias, kernel, layout):
-    torch.manual_seed(0)
-    plain = Conv2d(4, 6, **kernel, bias=bias, norm=FrozenBatchNorm2d(6), activation=F.relu_)
-    plain.norm.running_var.uniform_(0.5, 2)
-    plain.norm.running_mean.normal_()
-    ours = copy.deepcopy(plain)
-    apply_frozen_norms_to_weights(ours)
-    x = torch.randn(2, 4, 7, 9).to(memory_format=layout)
-    inputs = [x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2)]
-    for conv, own in zip((plain, ours), inputs, strict=True):
-        conv(own).square().sum().backward()
-    assert_close(ours(x), plain(x))
-    assert_close(inputs[1].grad, inputs[0].grad, rtol=1e-4, atol=1e-5)
-    assert_close([p.grad for p in ours.parameters()], [p.grad for p in plain.parameters()], rtol=1e-4, atol=1e-5)
-    with mock.patch.object(FrozenBatchNorm2d, "forward", side_effect=AssertionError("went over the activations")):
-        ours(x)
-
-
-def test_norm_applied_to_weights_keeps_no_second_weight():
-    conv = Conv2d(4, 6, 3, bias=False, norm=FrozenBatchNorm2d(6))
-    apply_frozen_norms_to_weights(conv)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        conv(torch.randn(2, 4, 7, 9, requires_grad=True))
-    assert [t.data_ptr() for t in kept if t.shape == conv.weight.shape] == [conv.weight.data_ptr()]
-
-
-def test_only_frozen_norms_move_to_the_weights():
-    moved = {n for n, m in model(config("BN", FOLD_FROZEN_BN=True)).named_modules() if isinstance(m, FrozenNormConv2d)}
-    assert moved and all(name.startswith(("backbone.bottom_up.stem", "backbone.bottom_up.res2")) for name in moved)
+def test_winograd_switch_keeps_losses_and_gradients(monkeypatch):
+    monkeypatch.setattr(winograd, "MIN_CHANNELS", 8)
+    gradients = mock.Mock(wraps=trained_convolution.weight_gradient)
+    monkeypatch.setattr(trained_convolution, "weight_gradient", gradients)
+    inputs = batch(((128, 192), (160, 128)))
+    ours, plain = model(config(CHANNELS_LAST=True, WINOGRAD=True)), model(config(), prepare=False)
+    assert_same_training(ours, plain, inputs)
+    gradients.assert_called()
 
 
 def test_frozen_stages_keep_nothing_for_the_backward_pass():
