@@ -35,7 +35,7 @@ def baseline_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.ROI_ROUTING.POOLER = "ROIPooler"
     cfg.MODEL.CHANNELS_LAST = False
     cfg.MODEL.FOLD_FROZEN_BN = False
-    cfg.MODEL.WINOGRAD = False
+    cfg.MODEL.CPU_KERNELS = False
     return cfg
 
 

@@ -18,8 +18,10 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.MODEL.CHANNELS_LAST = True
     # Apply frozen batch norms to the convolution weights, not the activations: the same numbers, less memory traffic.
     cfg.MODEL.FOLD_FROZEN_BN = True
-    # Train wide 3×3 convolutions in float32 on CPUs with a quarter of the multiplications: the same but for rounding.
-    cfg.MODEL.WINOGRAD = True
+    # Train on CPUs with kernels that suit the shapes of layers: 1×1 convolutions as matrix products, wide 3×3 ones in
+    # float32 with a quarter of the multiplications (both if CHANNELS_LAST), dynamic layers in halves. The same but for
+    # rounding.
+    cfg.MODEL.CPU_KERNELS = True
     # Keep only the inputs of pieces of the backbone and of refinement stages in training and compute the rest again in
     # the backward pass: the same numbers, less memory, more time. (Batch norms of timm's networks that train count
     # each batch twice in their running statistics.)

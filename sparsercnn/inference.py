@@ -15,6 +15,7 @@ from .head import RefinementStage
 from .on_demand import convolve_on_demand
 from .packed_linear import pack_linear_layers
 from .roi_routing import FusedPooler
+from .trained_convolution import TrainedConv2d
 
 MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
@@ -45,7 +46,7 @@ def prepare_for_inference(
         winograd: compute wide 3×3 convolutions in float32 on CPUs with fewer multiplications, see `winograd`.
         on_demand: on CPUs, finish the finest level of an FPN only where boxes read it, see `on_demand`.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+    model = _copy_for_inference(model).requires_grad_(False)
     device_type = next(model.parameters()).device.type
     fold_batch_norms(model)
     # Once, instead of a cast of every weight in every forward pass under autocast; but for what stays float32.
@@ -92,7 +93,16 @@ def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
         return prepare_for_inference(model, dtype, cfg.TEST.COMPILE, cfg.TEST.WINOGRAD, cfg.TEST.ON_DEMAND)
     if cfg.TEST.COMPILE:
         raise InputError("TEST.COMPILE is True, but TEST.PREPARE is False: set TEST.PREPARE to True")
-    return InferenceModel(copy.deepcopy(model), next(model.parameters()).device.type, dtype)
+    return InferenceModel(_copy_for_inference(model), next(model.parameters()).device.type, dtype)
+
+
+def _copy_for_inference(model: nn.Module) -> nn.Module:
+    """As it would be had it never been prepared for training: `TEST` decides which kernels it uses."""
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        if isinstance(module, TrainedConv2d):
+            module.uses_cpu_kernels = False
+    return model
 
 
 class InferenceModel(nn.Module):

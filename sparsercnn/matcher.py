@@ -69,7 +69,8 @@ class HungarianMatcher(nn.Module):
             min(N, number of objects), proposals ascending.
 
         Raises:
-            FloatingPointError: the predictions hold NaN or infinity, so that no assignment exists.
+            FloatingPointError: the predictions hold NaN, infinity or boxes turned inside out, so that no assignment
+                exists.
         """
         counts = [len(t) for t in targets]
         if max(counts) == 0:
@@ -84,12 +85,15 @@ class HungarianMatcher(nn.Module):
         gt_classes = _pad([t.gt_classes for t in targets]).to(boxes.device)
         image_size = image_sizes(targets, boxes)[:, None]
         boxes = boxes.float()
+        # A width below zero would make GIoU unbounded, and an ever better match.
+        is_inverted = (boxes[..., 2:] < boxes[..., :2]).any(-1, keepdim=True)
         l1 = torch.cdist((boxes / image_size).flatten(0, 1), (gt_boxes / image_size).repeat(len(boxes), 1, 1), p=1)
-        return (
+        costs = (
             self.class_weight * self._class_cost(logits.float(), gt_classes)
             + self.l1_weight * l1.unflatten(0, boxes.shape[:2])
             - self.giou_weight * generalized_iou(boxes[..., :, None, :], gt_boxes[:, None])
         )
+        return costs.masked_fill(is_inverted, torch.nan)
 
     def _class_cost(self, logits: Tensor, classes: Tensor) -> Tensor:
         index = classes[None, :, None].expand(*logits.shape[:3], -1)
@@ -105,7 +109,7 @@ def generalized_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor
     """Generalised IoU, differentiable and without waiting for the device. Rezatofighi et al., CVPR 2019.
 
     Args:
-        boxes1, boxes2: (..., 4) xyxy; leading dimensions broadcast.
+        boxes1, boxes2: (..., 4) xyxy, the second corner not before the first; leading dimensions broadcast.
         eps: added to areas that divide.
 
     Returns:
@@ -137,6 +141,7 @@ def _assign(cost) -> tuple[Tensor, Tensor]:
         proposals, objects = linear_sum_assignment(cost)
     except ValueError as error:
         raise FloatingPointError(
-            "Predictions became infinite or NaN. Lower SOLVER.BASE_LR, lengthen the warm-up, or train without fp16."
+            "Predictions became infinite, NaN, or boxes turned inside out. Lower SOLVER.BASE_LR, lengthen the warm-up, "
+            "or train without fp16."
         ) from error
     return torch.from_numpy(proposals), torch.from_numpy(objects)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .trained_linear import linear
 from .winograd import count_tiles, suits_winograd, transform_filters, winograd_conv2d
 from .winograd_gradients import input_gradient, weight_gradient
 
@@ -31,16 +32,16 @@ class Algorithm(NamedTuple):
 
 
 class TrainedConv2d(Conv2d):
-    """detectron2's `Conv2d`, the same parameters, names and results.
+    """detectron2's `Conv2d`, the same parameters, names, results and first derivatives.
 
     Attributes:
         folds_norm: apply a `FrozenBatchNorm2d` to the weights.
-        uses_winograd: compute wide 3×3 convolutions in float32 on CPUs, and their gradients, with fewer
-            multiplications, see `winograd`.
+        uses_cpu_kernels: on CPUs, if the layout is channels-last, compute 1×1 convolutions as matrix products, and wide
+            3×3 ones in float32 with fewer multiplications, see `winograd`.
     """
 
-    folds_norm: bool
-    uses_winograd: bool
+    folds_norm: bool = False
+    uses_cpu_kernels: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
         norm, scale, bias = self.norm, None, self.bias
@@ -60,23 +61,27 @@ class TrainedConv2d(Conv2d):
 
     def _algorithm(self, x: Tensor) -> Algorithm:
         is_fit = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
-        if torch.compiler.is_compiling() or not is_fit:
-            return DIRECT
-        if self.kernel_size == (1, 1) and self.padding == (0, 0) and self.groups == 1:
-            return PRODUCT
-        if self.uses_winograd and suits_winograd(self) and not torch.is_autocast_enabled("cpu"):
-            # The products read their 36 C·O weights once: it must pay off.
-            if count_tiles(x) >= 2 * max(self.in_channels, self.out_channels):
-                return WINOGRAD
+        if self.uses_cpu_kernels and is_fit and not torch.compiler.is_compiling():
+            return _choose_on_cpu(self, x)
         return DIRECT
 
 
-def speed_up_convolutions(model: nn.Module, fold_norms: bool = True, winograd: bool = True) -> None:
+def _choose_on_cpu(conv: nn.Conv2d, x: Tensor) -> Algorithm:
+    if conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
+        return PRODUCT
+    if suits_winograd(conv) and not torch.is_autocast_enabled("cpu"):
+        # The products read their 36 C·O weights once: it must pay off.
+        if count_tiles(x) >= 2 * max(conv.in_channels, conv.out_channels):
+            return WINOGRAD
+    return DIRECT
+
+
+def speed_up_convolutions(model: nn.Module, fold_norms: bool = True, cpu_kernels: bool = True) -> None:
     """Make every detectron2 `Conv2d` a `TrainedConv2d`, in place."""
     for module in model.modules():
-        if type(module) is Conv2d and not isinstance(module.padding, str):
+        if type(module) in (Conv2d, TrainedConv2d) and not isinstance(module.padding, str):
             module.__class__ = TrainedConv2d
-            module.folds_norm, module.uses_winograd = fold_norms, winograd
+            module.folds_norm, module.uses_cpu_kernels = fold_norms, cpu_kernels
 
 
 class _Convolution(torch.autograd.Function):
@@ -127,7 +132,7 @@ def _pixels(x: Tensor, stride: tuple[int, int]) -> Tensor:
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple) -> Tensor:
     read = _pixels(x, stride=geometry[0])
     # As one matrix: a strided input of more dimensions would become a product with a copy of the weight for each row.
-    y = F.linear(read.flatten(0, 2), weight.flatten(1), bias)
+    y = linear(read.flatten(0, 2), weight.flatten(1), bias)
     return _no_view(y.unflatten(0, read.shape[:3]).permute(0, 3, 1, 2))
 
 
@@ -150,11 +155,12 @@ def _convolve_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tu
 
 def _tiles_gradients(grad: Tensor, x: Tensor, weight: Tensor, geometry: tuple, wanted: list[bool]) -> Gradients:
     grad = grad.contiguous(memory_format=torch.channels_last)
-    return (
-        input_gradient(grad, weight) if wanted[0] else None,
-        weight_gradient(grad, x) if wanted[1] else None,
-        grad.sum((0, 2, 3)) if wanted[2] else None,
-    )
+    with torch.autocast("cpu", enabled=False):
+        return (
+            input_gradient(grad, weight) if wanted[0] else None,
+            weight_gradient(grad, x) if wanted[1] else None,
+            grad.sum((0, 2, 3)) if wanted[2] else None,
+        )
 
 
 DIRECT = Algorithm(_convolve, _convolution_gradients)

@@ -25,17 +25,15 @@ def checkpoint_gradients(model: nn.Module) -> None:
     """Recompute the backbone in pieces and the refinement stages of the head in the backward pass, in place.
 
     A piece is half of a stage of `CNNBlockBase` blocks, as in detectron2's ResNet: what whole stages would have to hold
-    while they are recomputed, and what single blocks keep from the forward pass, is more. Blocks outside of such stages
-    are pieces by themselves; networks of timm decide about theirs.
+    while they are recomputed, and what single blocks keep from the forward pass, is more. Blocks that are not called
+    through such a stage are pieces by themselves; networks of timm decide about theirs.
     """
     if next(model.parameters()).device.type == "cpu":
         _return_freed_memory()
-    stages = [module for module in model.modules() if _is_stage(module)]
-    in_stages = {block for stage in stages for block in stage}
     for module in model.modules():
-        if module in stages:
+        if _is_stage(module):
             module.forward = partial(_forward_halves, module)
-        elif isinstance(module, (CNNBlockBase, RefinementStage)) and module not in in_stages:
+        elif isinstance(module, (CNNBlockBase, RefinementStage)):
             module.forward = partial(_recompute, module, partial(type(module).forward, module))
         elif hasattr(module, "set_grad_checkpointing"):
             module.set_grad_checkpointing(True)
@@ -65,7 +63,7 @@ def _forward_halves(stage: nn.Sequential, x: Tensor) -> Tensor:
 
 def _forward_blocks(blocks: list[nn.Module], x: Tensor) -> Tensor:
     for block in blocks:
-        x = block(x)
+        x = type(block).forward(block, x)  # not as a piece by itself
     return x
 
 

@@ -15,7 +15,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """AdamW or SGD (`SOLVER.OPTIMIZER`) over the trainable parameters of `model`.
 
     Parameters with "backbone" in their name learn at `SOLVER.BASE_LR * SOLVER.BACKBONE_MULTIPLIER`. Those with the
-    same learning rate share one group, so that the fused kernels update all of them at once.
+    same learning rate share one group, so that few kernels update all of them at once.
 
     `SOLVER.CLIP_GRADIENTS` with `CLIP_TYPE: full_model` scales all gradients together to the norm `CLIP_VALUE`
     whenever the optimizer steps; the other types are detectron2's, which clip each parameter by itself. A gradient

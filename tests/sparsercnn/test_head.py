@@ -170,6 +170,14 @@ def test_diverged_predictions_are_named():
         HungarianMatcher(cfg)(case["output/logits"] * float("nan"), case["output/boxes"], targets)
 
 
+def test_boxes_turned_inside_out_are_no_match():
+    case, cfg, _, _, targets = head_and_inputs("head_focal")
+    boxes = case["output/boxes"].clone()
+    boxes[0, 0, 0] = boxes[0, 0, 0, [2, 3, 0, 1]]
+    with pytest.raises(FloatingPointError, match="inside out"):
+        HungarianMatcher(cfg)(case["output/logits"], boxes, targets)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

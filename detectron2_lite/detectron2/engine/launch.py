@@ -88,5 +88,7 @@ def _run_worker(local_rank, main_func, world_size, num_gpus_per_machine, machine
     # A process that runs ahead here can time out in its first collective while the others still start up.
     comm.synchronize()
     main_func(*args)
+    # One that leaves early would take down connections that the others still use.
+    comm.synchronize()
     # The threads of a group that still stands while Python shuts down can abort the process.
     dist.destroy_process_group()

@@ -85,9 +85,9 @@ def test_when_winograd_is_used():
     assert ours._algorithm(x.contiguous()) is DIRECT
     with torch.autocast("cpu", torch.bfloat16):
         assert ours._algorithm(x) is DIRECT
-    ours.uses_winograd = False
+    ours.uses_cpu_kernels = False
     assert ours._algorithm(x) is DIRECT
-    ours.uses_winograd = True
+    ours.uses_cpu_kernels = True
     assert ours.double()._algorithm(x.double()) is DIRECT
 
 

@@ -9,16 +9,20 @@ import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
+from detectron2.modeling.backbone.resnet import BasicBlock
 from detectron2.structures import Boxes, Instances
 from torch import nn
+from torch._dynamo.backends.debugging import aot_eager
 from torch.testing import assert_close
 
-from sparsercnn import prepare_for_inference, trained_convolution, winograd
+from sparsercnn import prepare_for_inference, trained_convolution
+from sparsercnn.inference import build_inference_model
+from sparsercnn.training.gradient_checkpointing import checkpoint_gradients
 from sparsercnn.training.model import prepare_for_training
 
 from ..models import image, small_config
 
-PLAIN = {"CHANNELS_LAST": False, "FOLD_FROZEN_BN": False, "WINOGRAD": False, "GRADIENT_CHECKPOINTING": False}
+PLAIN = {"CHANNELS_LAST": False, "FOLD_FROZEN_BN": False, "CPU_KERNELS": False, "GRADIENT_CHECKPOINTING": False}
 
 
 def config(norm="FrozenBN", compile=False, **switches):
@@ -70,7 +74,13 @@ def assert_same_training(ours, plain, inputs=None):
 
 
 ALL = dict.fromkeys(PLAIN, True)
-SWITCHES = [*({switch: True} for switch in PLAIN), ALL]
+SWITCHES = [
+    {"CHANNELS_LAST": True},
+    {"FOLD_FROZEN_BN": True},
+    {"GRADIENT_CHECKPOINTING": True},
+    {"CHANNELS_LAST": True, "CPU_KERNELS": True},
+    ALL,
+]
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=lambda s: "+".join(s))
@@ -84,25 +94,30 @@ def test_each_switch_keeps_losses_and_gradients(switches, norm):
     assert_close(state, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
+def test_winograd_keeps_losses_and_gradients(norm, monkeypatch):
+    """In double precision, where no rounding takes activations across the kink of a ReLU."""
+    monkeypatch.setattr(trained_convolution, "suits_winograd", is_plain_3x3)
+    by_winograd = mock.Mock(wraps=trained_convolution.weight_gradient)
+    monkeypatch.setattr(trained_convolution, "weight_gradient", by_winograd)
+    ours, plain = model(config(norm, **ALL)).double(), model(config(norm), prepare=False).double()
+    assert_same_training(ours, plain, batch(((128, 192), (160, 128))))
+    by_winograd.assert_called()
+
+
+def is_plain_3x3(conv):
+    return conv.kernel_size == (3, 3) and conv.stride == conv.padding == conv.dilation == (1, 1) and conv.groups == 1
+
+
 def test_defaults_switch_on_what_is_exact():
     cfg = small_config().MODEL
-    assert cfg.CHANNELS_LAST and cfg.FOLD_FROZEN_BN and cfg.WINOGRAD and not cfg.GRADIENT_CHECKPOINTING
+    assert cfg.CHANNELS_LAST and cfg.FOLD_FROZEN_BN and cfg.CPU_KERNELS and not cfg.GRADIENT_CHECKPOINTING
 
 
 def test_channels_last_reaches_the_features():
     built = model(config(CHANNELS_LAST=True))
     features = built.backbone(built.preprocess_image(batch()).tensor)
     assert all(f.is_contiguous(memory_format=torch.channels_last) for f in features.values())
-
-
-def test_winograd_switch_keeps_losses_and_gradients(monkeypatch):
-    monkeypatch.setattr(winograd, "MIN_CHANNELS", 8)
-    gradients = mock.Mock(wraps=trained_convolution.weight_gradient)
-    monkeypatch.setattr(trained_convolution, "weight_gradient", gradients)
-    inputs = batch(((128, 192), (160, 128)))
-    ours, plain = model(config(CHANNELS_LAST=True, WINOGRAD=True)), model(config(), prepare=False)
-    assert_same_training(ours, plain, inputs)
-    gradients.assert_called()
 
 
 def test_frozen_stages_keep_nothing_for_the_backward_pass():
@@ -174,6 +189,7 @@ def test_bfloat16_is_close_and_computes_boxes_and_losses_in_float32():
     assert_close(sum(losses.values()), sum(expected.values()), rtol=0.05, atol=0)
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="this torch cannot fail on recompilation")
 def test_compiled_training_is_the_same_for_all_image_sizes():
     # Generating machine code takes minutes; all that comes before it is what can go wrong in a model.
     with mock.patch("torch.compile", partial(torch.compile, backend="aot_eager")):
@@ -188,8 +204,38 @@ def test_compiled_training_is_the_same_for_all_image_sizes():
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
 def test_compiled_training_recomputes(norm):
-    with mock.patch("torch.compile", partial(torch.compile, backend="aot_eager")):
+    operators = []
+
+    def record(graph, inputs):
+        operators.extend(str(node.target) for node in graph.graph.nodes)
+        return aot_eager(graph, inputs)
+
+    with mock.patch("torch.compile", partial(torch.compile, backend=record)):
         ours = model(config(norm, compile=True, **ALL))
     plain = model(config(norm))
     assert_same_training(ours, plain)
     assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-5)  # running statistics too
+    pieces = 1 + 2 * 4 + 2  # the stem, halves of ResNet stages, refinement stages
+    assert operators.count("tag_activation_checkpoint") >= pieces
+
+
+def test_checkpointing_reaches_blocks_that_are_called_one_by_one():
+    blocks = nn.Sequential(BasicBlock(4, 4), BasicBlock(4, 4))
+    checkpoint_gradients(blocks)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        y = x = torch.randn(1, 4, 8, 8, requires_grad=True)
+        for block in blocks:
+            y = block(y)
+    assert kept == [x.shape, x.shape]
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+def test_evaluation_does_not_take_over_the_kernels_of_training(prepare, monkeypatch):
+    cfg = config(**ALL)
+    cfg.TEST.PREPARE, cfg.TEST.WINOGRAD = prepare, False
+    trained = model(cfg)
+    monkeypatch.setattr(trained_convolution, "_choose_on_cpu", None)
+    build_inference_model(cfg, trained)([{"image": image((64, 96))}])
+    with pytest.raises(TypeError):
+        trained(batch())
