@@ -112,7 +112,7 @@ def _batch(args: argparse.Namespace, num_classes: int) -> list[dict]:
 def check(args: argparse.Namespace) -> None:
     """In double precision losses must be equal to 1e-6 of each, the gradient to 1e-6 of its norm.
 
-    In single precision, our gradient must be at most three times as far from the exact one as the baseline's.
+    In single precision, our gradient may be three times as far from the exact one as the baseline's, and 1e-4 more.
     """
     expected, exact = Steps(args, "baseline", torch.float64).losses_and_gradients()
     for variant in VARIANTS[1:]:
@@ -129,7 +129,7 @@ def check(args: argparse.Namespace) -> None:
         distances[variant] = _distance(gradients, exact)
         print(f"{variant}, float32 against float64: losses {of_losses:.1e}, gradient {distances[variant]:.1e}")
         assert of_losses < 1e-4, "losses differ from the baseline's"
-    assert distances["ours"] < 3 * distances["baseline"], "the gradient is less exact than the baseline's"
+    assert distances["ours"] < 1e-4 + 3 * distances["baseline"], "the gradient is less exact than the baseline's"
 
 
 def _distance(gradients: list[Tensor], expected: list[Tensor]) -> float:
