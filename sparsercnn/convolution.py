@@ -22,7 +22,7 @@ def has_onednn(dtype: torch.dtype) -> bool:
 class FastConv2d(nn.Module):
     """A convolution that takes over the residual addition and the ReLU behind it, computed as suits its shape.
 
-    Wide 3×3 convolutions in float32 go through `winograd_conv2d`, all others through oneDNN.
+    Wide 3×3 convolutions go through `winograd_conv2d`, all others through oneDNN.
 
     Args:
         conv: without norm and activation; its weights are taken as they are now.

@@ -153,7 +153,8 @@ class SparseRCNN(nn.Module):
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalised images in one batch, padded with zeros to what the backbone can divide."""
         images = [
-            (x["image"].to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std for x in batched_inputs
+            (x["image"].to(self.device, non_blocking=True) - self.pixel_mean).div_(self.pixel_std)
+            for x in batched_inputs
         ]
         return ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints

@@ -6,7 +6,7 @@ from collections import Counter
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm, ShapeSpec
 from detectron2.modeling import FPN, Backbone
-from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,12 +77,12 @@ def fuse_convolutions(model: nn.Module, winograd: bool = True) -> None:
 
 
 def _fuse(module: nn.Module, owns_input: bool, winograd: bool) -> nn.Module:
-    if _is_residual(module):
-        return FusedBlock(module, owns_input, winograd)
-    if type(module) is BasicStem and _is_plain(module) and FusedStem.fits(module.conv1):
-        return FusedStem(module)
     if type(module) is FPN and all(map(_is_plain, module.lateral_convs + module.output_convs)):
         return FusedFPN(module, winograd)
+    if type(module) is BasicStem and _is_plain(module) and FusedStem.fits(module.conv1):
+        return FusedStem(module)
+    if _is_residual(module):
+        return FusedBlock(module, owns_input, winograd)
     if type(module) in (Conv2d, TrainedConv2d) and _is_plain(module):
         return FastConv2d(module, winograd=winograd)
     return module
@@ -102,6 +102,14 @@ def _is_plain(module: nn.Module) -> bool:
         for m in module.modules()
         if isinstance(m, nn.Conv2d)
     )
+
+
+def is_fused(backbone: nn.Module) -> bool:
+    """Whether it is an FPN on a ResNet with nothing left between the convolutions that could be fused with them."""
+    if not isinstance(backbone, FusedFPN) or type(backbone.bottom_up) is not ResNet:
+        return False
+    blocks = (block for stage in backbone.bottom_up.stages for block in stage)
+    return isinstance(backbone.bottom_up.stem, FusedStem) and all(isinstance(block, FusedBlock) for block in blocks)
 
 
 class FusedBlock(nn.Module):

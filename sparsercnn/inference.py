@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .convolution import has_onednn
 from .detector import SparseRCNN
 from .errors import InputError
-from .fusion import fold_batch_norms, fuse_convolutions
+from .fusion import fold_batch_norms, fuse_convolutions, is_fused
 from .head import RefinementStage
 from .on_demand import convolve_on_demand
 from .packed_linear import pack_linear_layers
@@ -43,7 +43,8 @@ def prepare_for_inference(
         dtype: torch.bfloat16 or torch.float16 run convolutions and matrix products in that precision (autocast); boxes
             and scores of Sparse R-CNN stay float32.
         compile: compile with `torch.compile`, once for each padded image size that comes. Weights become constants.
-        winograd: compute wide 3×3 convolutions in float32 on CPUs with fewer multiplications, see `winograd`.
+            Backbones whose operations are all fused already stay as they are, see `is_fused`.
+        winograd: compute wide 3×3 convolutions on CPUs with fewer multiplications, see `winograd`.
         on_demand: on CPUs, finish the finest level of an FPN only where boxes read it, see `on_demand`.
     """
     model = _copy_for_inference(model).requires_grad_(False)
@@ -162,9 +163,11 @@ def _state(tensor: Tensor) -> tuple:
 
 
 def _compile(model: nn.Module) -> None:
-    """Compile the backbone, the refinement stages and the arithmetic of pooling in place: names and interfaces stay."""
+    """Compile the backbone where that gains, the refinement stages and the arithmetic of pooling, all in place."""
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MAX_COMPILED_SIZES)
-    getattr(model, "backbone", model).compile(dynamic=False)
+    backbone = getattr(model, "backbone", model)
+    if not is_fused(backbone):
+        backbone.compile(dynamic=False)
     if not isinstance(model, SparseRCNN):
         return
     for stage in model.head.head_series:

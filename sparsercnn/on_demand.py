@@ -7,76 +7,40 @@ stage to stage they hardly move: what one stage has computed the next ones find.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .convolution import FastConv2d
 from .detector import SparseRCNN
 from .fusion import FusedFPN
-from .packed_linear import PackedLinear
 from .roi_routing import FusedPooler, LevelRouting, PixelTable
-from .winograd import TILE, convolve_tiles, window_rows
-
-PIXELS_AT_ONCE = 2048
-"""Their windows then take less than 32 MiB. For more, the C library would map fresh memory in every step."""
-MAX_SHARE = 0.7
-"""Of the level: to compute more blocks one by one takes longer than to compute all together."""
+from .winograd import algorithm_for, convolve_tiles, tiles_of
 
 
 def convolve_on_demand(model: SparseRCNN) -> None:
     """Compute the finest level of a prepared model on demand, in place, if only the pooler reads it.
 
-    That is, with detectron2's FPN, each box reading one level, through `FusedPooler`.
+    That is, with detectron2's FPN, as wide as Winograd's algorithm needs, each box reading one level, through
+    `FusedPooler`.
     """
     backbone, routing = model.backbone, model.head.routing
     if type(model) is not SparseRCNN or type(backbone) is not FusedFPN or model.in_features[0] != backbone.finest:
         return
     reads_finest = backbone.top_block is not None and backbone.top_block.in_feature == backbone.finest
-    if type(routing) is LevelRouting and type(routing.pooler) is FusedPooler and not reads_finest:
+    is_wide = isinstance(backbone.output[-1], FastConv2d) and backbone.output[-1].is_winograd
+    if is_wide and type(routing) is LevelRouting and type(routing.pooler) is FusedPooler and not reads_finest:
         routing.pooler = OnDemandPooler(routing.pooler, backbone.take_finest_output())
-
-
-class OnDemandConv2d(nn.Module):
-    """A 3×3 convolution of stride 1 and padding 1 at some pixels of a map.
-
-    Args:
-        conv: computes all pixels. Where it uses Winograd's algorithm, some pixels are blocks of 4×4.
-    """
-
-    def __init__(self, conv: FastConv2d):
-        super().__init__()
-        self.whole = conv
-        self.block = TILE if conv.is_winograd else 1
-        if not conv.is_winograd:
-            self.product = PackedLinear(conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias, PIXELS_AT_ONCE)
-
-    def forward(self, x: Tensor, blocks: Tensor, out: Tensor) -> None:
-        """
-        Args:
-            x: (B, C, H, W), channels-last.
-            blocks: (n, 3) image, row and column of those to compute, counted in blocks.
-            out: at least B·H·W + 1 rows of O channels, see `convolve_tiles`.
-        """
-        if self.whole.is_winograd:
-            convolve_tiles(x, blocks, self.whole.weight, self.whole.bias, out)
-        else:
-            self._convolve_pixels(x, blocks, out)
-
-    def _convolve_pixels(self, x: Tensor, pixels: Tensor, out: Tensor) -> None:
-        rows_of_x = x.permute(0, 2, 3, 1).flatten(0, 2)
-        for some in pixels.split(PIXELS_AT_ONCE):
-            rows, inside = (t.permute(2, 0, 1).flatten(1) for t in window_rows(some, 3, x.shape))
-            windows = rows_of_x.index_select(0, rows.flatten())
-            windows.index_fill_(0, (~inside.flatten()).nonzero()[:, 0], 0)
-            out.index_copy_(0, rows[:, 4], self.product(windows.view(len(some), -1)))
 
 
 @dataclass
 class OnDemandTable(PixelTable):
-    """Starts with the rows of `finest` (B, C, H, W) convolved, but only in blocks that are `done`, (B, H', W') bool."""
+    """Starts with the rows of `finest` (B, C, H, W) convolved, but only in tiles that are `done`, as `tiles_of` counts.
+
+    Tiles are those of Winograd's algorithm, see `convolve_tiles`.
+    """
 
     finest: Tensor
-    conv: OnDemandConv2d
+    conv: FastConv2d
     done: Tensor
 
     def provide(self, index: Tensor) -> None:
@@ -84,13 +48,11 @@ class OnDemandTable(PixelTable):
         pixels = batch * height * width
         read = index.new_zeros(pixels + 1, dtype=self.finest.dtype)
         read.index_fill_(0, index.flatten().clamp(max=pixels), 1)  # all rows of higher levels as one
-        read = F.max_pool2d(read[:-1].view(batch, height, width), self.conv.block, ceil_mode=True).bool()
+        tile = algorithm_for(self.finest.dtype).tile
+        read = F.max_pool2d(read[:-1].view(batch, height, width), tile, ceil_mode=True).bool()
         missing = (read & ~self.done).nonzero()
-        if len(missing) > MAX_SHARE * self.done.numel():
-            self.pixels[:pixels] = self.conv.whole(self.finest).permute(0, 2, 3, 1).flatten(0, 2)
-            self.done.fill_(True)
-        elif len(missing):
-            self.conv(self.finest, missing, self.pixels)
+        if len(missing):
+            convolve_tiles(self.finest, missing, self.conv.weight, self.conv.bias, self.pixels)
             self.done |= read
 
 
@@ -101,7 +63,7 @@ class OnDemandPooler(FusedPooler):
         super().__init__(
             pooler.strides, pooler.canonical_level, pooler.canonical_size, pooler.resolution, pooler.sampling_ratio
         )
-        self.conv = OnDemandConv2d(conv)
+        self.conv = conv
 
     def prepare(self, features: list[Tensor]) -> OnDemandTable:
         finest, *others = features
@@ -111,5 +73,6 @@ class OnDemandPooler(FusedPooler):
         pixels = finest.new_empty(start + sum(map(len, rows)) + 1, channels)
         if rows:
             torch.cat(rows, out=pixels[start:-1])
-        done = torch.zeros(batch, -(-height // self.conv.block), -(-width // self.conv.block), dtype=torch.bool)
-        return OnDemandTable(pixels, self.layout(features), finest, self.conv, done)
+        return OnDemandTable(
+            pixels, self.layout(features), finest, self.conv, finest.new_zeros(tiles_of(finest)).bool()
+        )

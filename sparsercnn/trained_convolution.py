@@ -4,6 +4,7 @@ A frozen batch norm is y · s + b with fixed s and b for each channel, so conv(x
 the gradient reaches W through the product. Weights are smaller than what comes out of the convolution.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .trained_linear import linear
-from .winograd import count_tiles, suits_winograd, transform_filters, winograd_conv2d
+from .winograd import suits_winograd, tiles_of, transform_filters, winograd_conv2d
 from .winograd_gradients import input_gradient, weight_gradient
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -69,9 +70,10 @@ class TrainedConv2d(Conv2d):
 def _choose_on_cpu(conv: nn.Conv2d, x: Tensor) -> Algorithm:
     if conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1:
         return PRODUCT
-    if suits_winograd(conv) and not torch.is_autocast_enabled("cpu"):
+    is_half = conv.weight.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    if suits_winograd(conv) and not is_half:
         # The products read their 36 C·O weights once: it must pay off.
-        if count_tiles(x) >= 2 * max(conv.in_channels, conv.out_channels):
+        if math.prod(tiles_of(x)) >= 2 * max(conv.in_channels, conv.out_channels):
             return WINOGRAD
     return DIRECT
 

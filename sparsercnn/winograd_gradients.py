@@ -11,17 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .winograd import (
-    FILTER_TRANSFORM,
-    INPUT_TRANSFORM,
-    OUTPUT_TRANSFORM,
-    TILE,
     TILES_AT_ONCE,
+    algorithm_for,
     convolve_tiles,
     part,
     read_windows,
+    tile_rows,
     transform,
     transform_filters,
-    window_rows,
+    transform_matrix,
 )
 
 
@@ -46,24 +44,22 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
         grad: as above.
         x: (B, C, H, W) input of the convolution, channels-last.
     """
-    tiles = _tiles_with_gradient(grad, reach=0)
-    channels, out_channels = x.shape[1], grad.shape[1]
-    at_once = 36 * min(TILES_AT_ONCE, len(tiles))
-    inputs, outputs = x.new_empty(at_once * channels), x.new_empty(at_once * out_channels)
-    workspace = x.new_empty(at_once * max(channels, out_channels))
-    total = x.new_zeros(36, channels, out_channels)
-    to_tiles = [list(column) for column in zip(*OUTPUT_TRANSFORM, strict=True)]
-    for some in tiles.split(TILES_AT_ONCE):
-        count = len(some)
-        rows, inside = window_rows(some * torch.tensor([1, TILE, TILE]), TILE + 2, x.shape)
-        read_windows(x, rows, inside, inputs)
-        read_windows(grad, rows[1:-1, 1:-1], inside[1:-1, 1:-1], outputs)
-        transform(INPUT_TRANSFORM, inputs, workspace, count * channels)
-        transform(to_tiles, outputs, workspace, count * out_channels)
-        inputs_of_bins = part(inputs, 36, count, channels).transpose(1, 2)
-        torch.baddbmm(total, inputs_of_bins, part(outputs, 36, count, out_channels), out=total)
-    filters = total.new_tensor(FILTER_TRANSFORM)
-    return torch.einsum("ia,ijco,jb->ocab", filters, total.unflatten(0, (6, 6)), filters)
+    algorithm, tiles = algorithm_for(x.dtype), _tiles_with_gradient(grad, reach=0)
+    channels, out_channels, bins = x.shape[1], grad.shape[1], algorithm.window**2
+    # As in `convolve_tiles`, once.
+    inputs, outputs, workspace = x.new_empty(3, bins * min(TILES_AT_ONCE, len(tiles)) * max(channels, out_channels))
+    total = x.new_zeros(bins, channels, out_channels)
+    of_inputs, of_outputs = transform_matrix(algorithm.inputs, x), transform_matrix(algorithm.outputs, x).T
+    rows, inside = (t.split(TILES_AT_ONCE, dim=2) for t in tile_rows(tiles, x))
+    for some in zip(rows, inside, strict=True):
+        read_windows(x, *some, inputs)
+        count = read_windows(grad, *(t[1:-1, 1:-1] for t in some), outputs)
+        inputs, workspace = transform(of_inputs, inputs, workspace, count * channels)
+        outputs, workspace = transform(of_outputs, outputs, workspace, count * out_channels)
+        inputs_of_bins = part(inputs, bins, count, channels).transpose(1, 2)
+        torch.baddbmm(total, inputs_of_bins, part(outputs, bins, count, out_channels), out=total)
+    filters = total.new_tensor(algorithm.filters)
+    return torch.einsum("ia,ijco,jb->ocab", filters, total.unflatten(0, (algorithm.window,) * 2), filters)
 
 
 def _tiles_with_gradient(grad: Tensor, reach: int) -> Tensor:
@@ -71,4 +67,4 @@ def _tiles_with_gradient(grad: Tensor, reach: int) -> Tensor:
     pixels = grad.permute(0, 2, 3, 1)
     is_reached = ((pixels.amax(-1) != 0) | (pixels.amin(-1) != 0)).to(grad.dtype)
     is_near = F.max_pool2d(is_reached, 2 * reach + 1, stride=1, padding=reach)
-    return F.max_pool2d(is_near, TILE, ceil_mode=True).nonzero()
+    return F.max_pool2d(is_near, algorithm_for(grad.dtype).tile, ceil_mode=True).nonzero()

@@ -15,7 +15,7 @@ CONVOLUTIONS = {
     "dilated": dict(in_channels=128, out_channels=128, kernel_size=3, padding=2, dilation=2),
     "1×1": dict(in_channels=8, out_channels=12, kernel_size=1),
     "strided 1×1": dict(in_channels=8, out_channels=12, kernel_size=1, stride=2),
-    "Winograd": dict(in_channels=128, out_channels=130, kernel_size=3, padding=1),
+    "Winograd": dict(in_channels=256, out_channels=258, kernel_size=3, padding=1),
 }
 
 
@@ -26,7 +26,7 @@ CONVOLUTIONS = {
 def test_equals_the_convolution_and_what_follows_it(name, dtype, bias):
     torch.manual_seed(0)
     conv = Conv2d(**CONVOLUTIONS[name], bias=bias).to(dtype)
-    assert FastConv2d(conv).is_winograd == (name == "Winograd" and dtype == torch.float32)
+    assert FastConv2d(conv).is_winograd == (name == "Winograd")
     x = torch.randn(2, conv.in_channels, 13, 18).to(dtype, memory_format=torch.channels_last)
     plain = conv(x)
     close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
@@ -38,14 +38,22 @@ def test_equals_the_convolution_and_what_follows_it(name, dtype, bias):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 8), (5, 7), (33, 90)])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-14), (torch.bfloat16, 1e-2)], ids=str)
 @torch.no_grad()
-def test_winograd_of_any_size(size):
+def test_winograd_of_any_size(size, dtype, error):
     torch.manual_seed(0)
-    x = torch.randn(2, 3, *size, dtype=torch.float64)
-    weight, bias = torch.randn(5, 3, 3, 3, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    x = torch.randn(2, 3, *size).to(dtype)
+    weight, bias = torch.randn(5, 3, 3, 3).to(dtype), torch.randn(5).to(dtype)
     y = winograd_conv2d(x, transform_filters(weight), bias)
     assert y.is_contiguous(memory_format=torch.channels_last)
-    assert_close(y, F.conv2d(x, weight, bias, padding=1), rtol=1e-10, atol=1e-10)
+    expected = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    assert y.dtype == dtype and (y - expected).norm() < error * expected.norm()
+
+
+def test_winograd_needs_wider_layers_in_half_precision():
+    conv = Conv2d(128, 128, 3, padding=1)
+    assert FastConv2d(conv).is_winograd and not FastConv2d(conv.bfloat16()).is_winograd
+    assert not FastConv2d(conv.float(), winograd=False).is_winograd
 
 
 def test_winograd_keeps_the_contract_of_operators():

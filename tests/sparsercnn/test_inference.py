@@ -13,6 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from sparsercnn import prepare_for_inference
+from sparsercnn.convolution import has_onednn
 from sparsercnn.errors import InputError
 from sparsercnn.fusion import fold_batch_norms
 from sparsercnn.inference import build_inference_model
@@ -120,6 +121,13 @@ def test_compiled_results_equal_those_of_the_model():
     prepared = prepare_for_inference(model, compile=True)
     for sizes in (((64, 96),), ((64, 64), (32, 64))):
         assert_same_results(prepared(pictures(*sizes)), model(pictures(*sizes)))
+
+
+@pytest.mark.skipif(not has_onednn(torch.float32), reason="needs oneDNN")
+@pytest.mark.parametrize(("norm", "is_compiled"), [("FrozenBN", False), ("GN", True)])
+def test_only_backbones_with_something_to_fuse_are_compiled(norm, is_compiled):
+    prepared = prepare_for_inference(detector(norm), compile=True)
+    assert (prepared.model.backbone._compiled_call_impl is not None) == is_compiled
 
 
 def test_precision_comes_from_the_config():
