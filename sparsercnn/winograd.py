@@ -148,7 +148,8 @@ def convolve_tiles(x: Tensor, tiles: Tensor, filters: Tensor, bias: Tensor | Non
     algorithm = algorithm_for(x.dtype)
     bins, channels, out_channels = filters.shape
     # Allocated once: what is allocated anew for each step, the system has to zero first.
-    here, there = x.new_empty(2, bins * min(TILES_AT_ONCE, len(tiles)) * max(channels, out_channels))
+    size = bins * min(TILES_AT_ONCE, len(tiles)) * max(channels, out_channels)
+    here, there = x.new_empty(size), x.new_empty(size)
     inputs, outputs = (transform_matrix(m, x) for m in (algorithm.inputs, algorithm.outputs))
     rows, inside = tile_rows(tiles, x)
     targets = torch.where(inside, rows, len(out) - 1)[1:-1, 1:-1]

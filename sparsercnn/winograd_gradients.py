@@ -46,8 +46,8 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """
     algorithm, tiles = algorithm_for(x.dtype), _tiles_with_gradient(grad, reach=0)
     channels, out_channels, bins = x.shape[1], grad.shape[1], algorithm.window**2
-    # As in `convolve_tiles`, once.
-    inputs, outputs, workspace = x.new_empty(3, bins * min(TILES_AT_ONCE, len(tiles)) * max(channels, out_channels))
+    size = bins * min(TILES_AT_ONCE, len(tiles)) * max(channels, out_channels)
+    inputs, outputs, workspace = (x.new_empty(size) for _ in range(3))
     total = x.new_zeros(bins, channels, out_channels)
     of_inputs, of_outputs = transform_matrix(algorithm.inputs, x), transform_matrix(algorithm.outputs, x).T
     rows, inside = (t.split(TILES_AT_ONCE, dim=2) for t in tile_rows(tiles, x))
