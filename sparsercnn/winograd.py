@@ -81,8 +81,8 @@ SMALL_TILES = Algorithm(
         [0, 1, -1, -1],
     ],
 )
-TILES_AT_ONCE = 256
-"""Few enough that what the steps hand on stays in the processor's cache, if nobody else fills it."""
+TILES_AT_ONCE = 384
+"""So many that the filters are read seldom, so few that what the steps hand on stays in the processor's cache."""
 
 
 def algorithm_for(dtype: torch.dtype) -> Algorithm:
@@ -150,15 +150,15 @@ def convolve_tiles(x: Tensor, tiles: Tensor, filters: Tensor, bias: Tensor | Non
     # Allocated once: what is allocated anew for each step, the system has to zero first.
     size = bins * min(TILES_AT_ONCE, len(tiles)) * max(channels, out_channels)
     here, there = x.new_empty(size), x.new_empty(size)
-    inputs, outputs = (transform_matrix(m, x) for m in (algorithm.inputs, algorithm.outputs))
+    inputs, outputs = both_axes(algorithm.inputs, x), both_axes(algorithm.outputs, x)
     rows, inside = tile_rows(tiles, x)
-    targets = torch.where(inside, rows, len(out) - 1)[1:-1, 1:-1]
-    for *some, some_targets in zip(*(t.split(TILES_AT_ONCE, dim=2) for t in (rows, inside, targets)), strict=True):
-        count = read_windows(x, *some, here)
-        here, there = transform(inputs, here, there, count * channels)
-        torch.bmm(part(here, bins, count, channels), filters, out=part(there, bins, count, out_channels))
-        results, _ = transform(outputs, there, here, count * out_channels)
-        results = part(results, some_targets.numel(), out_channels)
+    targets = torch.where(inside, rows, len(out) - 1)[:, 1:-1, 1:-1]
+    for *some, some_targets in zip(*(t.split(TILES_AT_ONCE) for t in (rows, inside, targets)), strict=True):
+        count = len(some_targets)
+        transform(inputs, read_windows(x, *some, here), there)
+        by_bin = part(here, count, bins, out_channels)
+        torch.bmm(part(there, count, bins, channels).transpose(0, 1), filters, out=by_bin.transpose(0, 1))
+        results = transform(outputs, by_bin, there).flatten(0, 1)
         out.index_copy_(0, some_targets.flatten(), results if bias is None else results.add_(bias))
 
 
@@ -169,54 +169,42 @@ def tile_rows(tiles: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         tiles: (n, 3), as above.
 
     Returns:
-        The (size, size, n) rows, and whether there is such a pixel; if not, the row is that of the nearest one.
+        The (n, size, size) rows, and whether there is such a pixel; if not, the row is that of the nearest one.
     """
     algorithm = algorithm_for(x.dtype)
-    image, row, column = tiles.t()
+    image, row, column = tiles.t()[..., None, None]
     height, width = x.shape[2:]
     steps = torch.arange(-1, algorithm.window - 1)
-    row, column = algorithm.tile * row + steps[:, None, None], algorithm.tile * column + steps[:, None]
+    row, column = algorithm.tile * row + steps[:, None], algorithm.tile * column + steps
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     return (image * height + row.clamp(0, height - 1)) * width + column.clamp(0, width - 1), inside
 
 
-def read_windows(x: Tensor, rows: Tensor, inside: Tensor, out: Tensor) -> int:
-    """Write the pixels of tiles to the beginning of `out`, (size, size, n, C), zeros where a map has none.
+def read_windows(x: Tensor, rows: Tensor, inside: Tensor, memory: Tensor) -> Tensor:
+    """The pixels of tiles, (n, size², C), zeros where a map has none, at the beginning of `memory`.
 
     Args:
         x: (B, C, H, W), channels-last.
         rows, inside: from `tile_rows`.
-
-    Returns:
-        n.
     """
-    pixels = x.permute(0, 2, 3, 1).flatten(0, 2)
-    windows = torch.index_select(pixels, 0, rows.flatten(), out=part(out, rows.numel(), x.shape[1]))
+    windows = part(memory, rows.numel(), x.shape[1])
+    torch.index_select(x.permute(0, 2, 3, 1).flatten(0, 2), 0, rows.flatten(), out=windows)
     windows.index_fill_(0, (~inside.flatten()).nonzero()[:, 0], 0)
-    return rows.shape[2]
+    return windows.view(*inside.flatten(1).shape, x.shape[1])
 
 
-def transform_matrix(one_axis: list[list[int]], like: Tensor) -> Tensor:
-    """For `transform`. In half precision that of both axes in one step, which rounds once."""
-    matrix = like.new_tensor(one_axis)
-    return torch.kron(matrix, matrix) if like.itemsize < 4 else matrix
-
-
-def transform(matrix: Tensor, tiles: Tensor, workspace: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """M t Mᵀ for each of `count` square tiles t, the last dimension in `tiles`.
-
-    Returns:
-        The memory where the results are, and the other.
+def both_axes(matrix: list[list[int]], like: Tensor) -> Tensor:
+    """For `transform`. Along both axes in one step, it rounds once; and like the steps before and after it, it is
+    distributed over the processor's cores by tiles, so that they need not exchange them.
     """
-    after, before = matrix.shape
-    if tiles.itemsize < 4:
-        torch.mm(matrix, part(tiles, before, count), out=part(workspace, after, count))
-        return workspace, tiles
-    torch.bmm(
-        matrix.expand(before, -1, -1), part(tiles, before, before, count), out=part(workspace, before, after, count)
-    )
-    torch.mm(matrix, part(workspace, before, after * count), out=part(tiles, after, after * count))
-    return tiles, workspace
+    matrix = like.new_tensor(matrix)
+    return torch.kron(matrix, matrix)
+
+
+def transform(matrix: Tensor, tiles: Tensor, memory: Tensor) -> Tensor:
+    """M t Mᵀ for square tiles t, (n, size², C), at the beginning of `memory`. The matrix comes from `both_axes`."""
+    out = part(memory, len(tiles), len(matrix), tiles.shape[2])
+    return torch.bmm(matrix.expand(len(tiles), -1, -1), tiles, out=out)
 
 
 def part(memory: Tensor, *shape: int) -> Tensor:

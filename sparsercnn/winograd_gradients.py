@@ -13,13 +13,12 @@ from torch.nn import functional as F
 from .winograd import (
     TILES_AT_ONCE,
     algorithm_for,
+    both_axes,
     convolve_tiles,
-    part,
     read_windows,
     tile_rows,
     transform,
     transform_filters,
-    transform_matrix,
 )
 
 
@@ -47,17 +46,14 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     algorithm, tiles = algorithm_for(x.dtype), _tiles_with_gradient(grad, reach=0)
     channels, out_channels, bins = x.shape[1], grad.shape[1], algorithm.window**2
     size = bins * min(TILES_AT_ONCE, len(tiles)) * max(channels, out_channels)
-    inputs, outputs, workspace = (x.new_empty(size) for _ in range(3))
+    pixels, inputs, outputs = (x.new_empty(size) for _ in range(3))
+    of_inputs, of_outputs = both_axes(algorithm.inputs, x), both_axes(algorithm.outputs, x).T
     total = x.new_zeros(bins, channels, out_channels)
-    of_inputs, of_outputs = transform_matrix(algorithm.inputs, x), transform_matrix(algorithm.outputs, x).T
-    rows, inside = (t.split(TILES_AT_ONCE, dim=2) for t in tile_rows(tiles, x))
-    for some in zip(rows, inside, strict=True):
-        read_windows(x, *some, inputs)
-        count = read_windows(grad, *(t[1:-1, 1:-1] for t in some), outputs)
-        inputs, workspace = transform(of_inputs, inputs, workspace, count * channels)
-        outputs, workspace = transform(of_outputs, outputs, workspace, count * out_channels)
-        inputs_of_bins = part(inputs, bins, count, channels).transpose(1, 2)
-        torch.baddbmm(total, inputs_of_bins, part(outputs, bins, count, out_channels), out=total)
+    for rows, inside in zip(*(t.split(TILES_AT_ONCE) for t in tile_rows(tiles, x)), strict=True):
+        of_x = transform(of_inputs, read_windows(x, rows, inside, pixels), inputs)
+        read = (t[:, 1:-1, 1:-1] for t in (rows, inside))
+        of_grad = transform(of_outputs, read_windows(grad, *read, pixels), outputs)
+        torch.baddbmm(total, of_x.permute(1, 2, 0), of_grad.transpose(0, 1), out=total)
     filters = total.new_tensor(algorithm.filters)
     return torch.einsum("ia,ijco,jb->ocab", filters, total.unflatten(0, (algorithm.window,) * 2), filters)
 

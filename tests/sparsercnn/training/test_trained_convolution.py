@@ -132,10 +132,10 @@ def test_winograd_gradients_skip_what_no_gradient_reaches():
     grad[..., 3, 4] = 1
     with mock.patch("sparsercnn.winograd_gradients.read_windows", wraps=read_windows) as read:
         weight_gradient(grad, x)
-        assert [call.args[1].shape for call in read.call_args_list] == [(6, 6, 1), (4, 4, 1)]
+        assert [call.args[1].shape for call in read.call_args_list] == [(1, 6, 6), (1, 4, 4)]
     with mock.patch("sparsercnn.winograd.read_windows", wraps=read_windows) as read:
         input_gradient(grad, torch.ones(2, 2, 3, 3))
-        assert [call.args[1].shape for call in read.call_args_list] == [(6, 6, 4)]  # it lies in the corner of a tile
+        assert [call.args[1].shape for call in read.call_args_list] == [(4, 6, 6)]  # it lies in the corner of a tile
 
 
 def test_winograd_gradients_show_what_is_not_a_number():
