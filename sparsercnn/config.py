@@ -35,8 +35,8 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.INPUT.REDUCED_JPEG_DECODE = False
 
     # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for
-    # rounding. On CPUs, WINOGRAD: wide 3×3 convolutions in float32 in a quarter of the multiplications; ON_DEMAND: the
-    # last convolution of the finest level of an FPN only where boxes read it.
+    # rounding. On CPUs, WINOGRAD: wide 3×3 convolutions in float32 with a quarter of the multiplications, in bfloat16
+    # with four ninths; ON_DEMAND: of those, the last one of the finest level of an FPN only where boxes read it.
     cfg.TEST.PREPARE = True
     cfg.TEST.WINOGRAD = True
     cfg.TEST.ON_DEMAND = True

@@ -47,7 +47,7 @@ class FastConv2d(nn.Module):
             return self._direct(x, residual)
         y = winograd_conv2d(x, self.weight, self.bias)
         if residual is not None:
-            y = residual.add_(y)
+            y = residual.to(y.dtype).add_(y)
         return y.relu_() if self.relu else y
 
     def _direct(self, x: Tensor, residual: Tensor | None) -> Tensor:

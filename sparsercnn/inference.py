@@ -44,8 +44,10 @@ def prepare_for_inference(
             and scores of Sparse R-CNN stay float32.
         compile: compile with `torch.compile`, once for each padded image size that comes. Weights become constants.
             Backbones whose operations are all fused already stay as they are, see `is_fused`.
-        winograd: compute wide 3×3 convolutions on CPUs with fewer multiplications, see `winograd`.
-        on_demand: on CPUs, finish the finest level of an FPN only where boxes read it, see `on_demand`.
+        winograd: compute wide 3×3 convolutions on CPUs with fewer multiplications, see `winograd`: in float32 those of
+            at least 128 channels, in bfloat16 of 256.
+        on_demand: where the last convolution of the finest level of an FPN is one of these, compute it only where boxes
+            read it, see `on_demand`.
     """
     model = _copy_for_inference(model).requires_grad_(False)
     device_type = next(model.parameters()).device.type

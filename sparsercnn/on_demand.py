@@ -14,14 +14,14 @@ from .convolution import FastConv2d
 from .detector import SparseRCNN
 from .fusion import FusedFPN
 from .roi_routing import FusedPooler, LevelRouting, PixelTable
-from .winograd import algorithm_for, convolve_tiles, tiles_of
+from .winograd import convolve_tiles, tiles_of, transforms_for
 
 
 def convolve_on_demand(model: SparseRCNN) -> None:
     """Compute the finest level of a prepared model on demand, in place, if only the pooler reads it.
 
-    That is, with detectron2's FPN, as wide as Winograd's algorithm needs, each box reading one level, through
-    `FusedPooler`.
+    That is, with detectron2's FPN, whose last convolutions `suits_winograd` finds wide enough, each box reading one
+    level, through `FusedPooler`.
     """
     backbone, routing = model.backbone, model.head.routing
     if type(model) is not SparseRCNN or type(backbone) is not FusedFPN or model.in_features[0] != backbone.finest:
@@ -48,7 +48,7 @@ class OnDemandTable(PixelTable):
         pixels = batch * height * width
         read = index.new_zeros(pixels + 1, dtype=self.finest.dtype)
         read.index_fill_(0, index.flatten().clamp(max=pixels), 1)  # all rows of higher levels as one
-        tile = algorithm_for(self.finest.dtype).tile
+        tile = transforms_for(self.finest.dtype).tile
         read = F.max_pool2d(read[:-1].view(batch, height, width), tile, ceil_mode=True).bool()
         missing = (read & ~self.done).nonzero()
         if len(missing):

@@ -72,7 +72,7 @@ def _choose_on_cpu(conv: nn.Conv2d, x: Tensor) -> Algorithm:
         return PRODUCT
     is_half = conv.weight.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
     if suits_winograd(conv) and not is_half:
-        # The products read their 36 C·O weights once: it must pay off.
+        # The products read 36 C·O weights: it must pay off.
         if math.prod(tiles_of(x)) >= 2 * max(conv.in_channels, conv.out_channels):
             return WINOGRAD
     return DIRECT

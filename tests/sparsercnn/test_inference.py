@@ -115,11 +115,14 @@ def test_bfloat16_is_close():
     assert (stages[-1].scores - expected[-1].scores).abs().max() < 0.02
 
 
+@pytest.mark.parametrize(
+    ("norm", "all_sizes"), [("FrozenBN", [[(64, 96)], [(64, 64), (32, 64)]]), ("GN", [[(64, 96)]])]
+)
 @torch.no_grad()
-def test_compiled_results_equal_those_of_the_model():
-    model = detector()
+def test_compiled_results_equal_those_of_the_model(norm, all_sizes):
+    model = detector(norm)
     prepared = prepare_for_inference(model, compile=True)
-    for sizes in (((64, 96),), ((64, 64), (32, 64))):
+    for sizes in all_sizes:
         assert_same_results(prepared(pictures(*sizes)), model(pictures(*sizes)))
 
 

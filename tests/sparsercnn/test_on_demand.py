@@ -102,6 +102,7 @@ def detector(**options):
         ({"MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4"]}, False),
         ({"MODEL.ROI_ROUTING.MODE": "adaptive"}, False),
         ({"MODEL.ROI_ROUTING.POOLER": "ROIPooler"}, False),
+        ({"MODEL.FPN.OUT_CHANNELS": 64, "MODEL.SparseRCNN.HIDDEN_DIM": 64}, False),
         ({"MODEL.FPN.IN_FEATURES": ["res5"], "MODEL.ROI_HEADS.IN_FEATURES": ["p5"]}, False),
     ],
     ids=str,
@@ -119,6 +120,23 @@ def test_detectors_give_the_same(options, is_on_demand):
             found, expected = found["instances"], expected["instances"]
             assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
             assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=0.05)
+
+
+@torch.no_grad()
+def test_half_precision_gives_nearly_the_same():
+    model = detector(**{"MODEL.FPN.OUT_CHANNELS": 256, "MODEL.SparseRCNN.HIDDEN_DIM": 256})
+    inputs = [{"image": image((160, 224), 1)}, {"image": image((128, 256), 2)}]
+    prepared = prepare_for_inference(model, torch.bfloat16)
+    assert isinstance(prepared.model.head.routing.pooler, OnDemandPooler)
+    for found, expected in zip(prepared.predict_stages(inputs), model.predict_stages(inputs), strict=True):
+        found, expected = found[-1], expected[-1]
+        assert (found.scores - expected.scores).abs().max() < 0.02
+        assert (found.pred_boxes.tensor - expected.pred_boxes.tensor).abs().median() < 1
+
+
+def test_without_winograd_the_level_is_computed_whole():
+    pooler = prepare_for_inference(detector(), winograd=False).model.head.routing.pooler
+    assert not isinstance(pooler, OnDemandPooler)
 
 
 def test_config_switches_it():

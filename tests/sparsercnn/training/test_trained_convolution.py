@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from sparsercnn.trained_convolution import DIRECT, PRODUCT, WINOGRAD, speed_up_convolutions
+from sparsercnn.trained_convolution import DIRECT, PRODUCT, WINOGRAD, TrainedConv2d, speed_up_convolutions
 from sparsercnn.winograd import read_windows
 from sparsercnn.winograd_gradients import input_gradient, weight_gradient
 
@@ -89,6 +89,9 @@ def test_when_winograd_is_used():
     assert ours._algorithm(x) is DIRECT
     ours.uses_cpu_kernels = True
     assert ours.double()._algorithm(x.double()) is DIRECT
+    wide = TrainedConv2d(256, 256, 3, padding=1).bfloat16()
+    wide.uses_cpu_kernels = True
+    assert wide._algorithm(image(256, (64, 64)).bfloat16()) is DIRECT  # gradients are sums over many tiles
 
 
 def test_a_switched_off_fold_leaves_the_norm():
