@@ -108,9 +108,15 @@ def argument_parser(description: str, repeats: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too")
     parser.add_argument("--profile", action="store_true", help="print where the time goes, by part and by operator")
-    parser.add_argument("--repeats", type=int, default=repeats, help=f"rounds that count (default {repeats})")
+    parser.add_argument("--repeats", type=_positive, default=repeats, help=f"rounds that count (default {repeats})")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
 
 
 def environment(device: str) -> str:

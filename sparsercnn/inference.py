@@ -24,6 +24,7 @@ STAYS_FLOAT32 = {"cls_module", "reg_module", "class_logits", "bboxes_delta"}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@torch.inference_mode(False)  # the copy's weights must count their changes, see `CachedFirstStage`
 def prepare_for_inference(
     model: nn.Module,
     dtype: torch.dtype = torch.float32,
@@ -48,7 +49,12 @@ def prepare_for_inference(
             at least 128 channels, in bfloat16 of 256.
         on_demand: where the last convolution of the finest level of an FPN is one of these, compute it only where boxes
             read it, see `on_demand`.
+
+    Raises:
+        ValueError: the model is such a copy itself.
     """
+    if any(isinstance(module, InferenceModel | CachedFirstStage) for module in model.modules()):
+        raise ValueError("the model is prepared for inference already; prepare the one that it was made from")
     model = _copy_for_inference(model).requires_grad_(False)
     device_type = next(model.parameters()).device.type
     fold_batch_norms(model)
@@ -85,17 +91,26 @@ def inference_precision(cfg: CfgNode) -> torch.dtype:
     return PRECISIONS[cfg.TEST.PRECISION]
 
 
+def check_inference(cfg: CfgNode) -> None:
+    """
+    Raises:
+        InputError: see `inference_precision`; or a model is to be compiled without being prepared.
+    """
+    inference_precision(cfg)
+    if cfg.TEST.COMPILE and not cfg.TEST.PREPARE:
+        raise InputError("TEST.COMPILE is True, but TEST.PREPARE is False: set TEST.PREPARE to True")
+
+
 def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """A copy of `model` for inference as `TEST.PREPARE`, `PRECISION`, `COMPILE`, `WINOGRAD` and `ON_DEMAND` say.
 
     Raises:
-        InputError: see `inference_precision`; or it is to be compiled without being prepared.
+        InputError: see `check_inference`.
     """
+    check_inference(cfg)
     dtype = inference_precision(cfg)
     if cfg.TEST.PREPARE:
         return prepare_for_inference(model, dtype, cfg.TEST.COMPILE, cfg.TEST.WINOGRAD, cfg.TEST.ON_DEMAND)
-    if cfg.TEST.COMPILE:
-        raise InputError("TEST.COMPILE is True, but TEST.PREPARE is False: set TEST.PREPARE to True")
     return InferenceModel(_copy_for_inference(model), next(model.parameters()).device.type, dtype)
 
 
@@ -121,7 +136,11 @@ class InferenceModel(nn.Module):
         self.device_type = device_type
         self.dtype = dtype
         self.freeze = freeze
-        self.train(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "InferenceModel":
+        """Changes nothing: it always is in evaluation mode."""
+        return super().train(False)
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         return self._run(self.model, batched_inputs)

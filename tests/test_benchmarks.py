@@ -102,3 +102,9 @@ def test_a_difference_from_the_baseline_is_an_error(name, monkeypatch):
     module = importlib.import_module(f"benchmarks.{name}")
     with pytest.raises(AssertionError):
         module.main(["--repeats", "1", *RUNS[name].split()])
+
+
+def test_rounds_are_at_least_one(capsys):
+    with pytest.raises(SystemExit):
+        harness.argument_parser("", repeats=3).parse_args(["--repeats", "0"])
+    assert "'0' is not a number of at least 1" in capsys.readouterr().err

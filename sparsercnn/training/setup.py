@@ -16,7 +16,7 @@ from fvcore.common.registry import Registry
 
 from ..data import check_datasets, register_config_datasets
 from ..errors import InputError
-from ..inference import inference_precision
+from ..inference import check_inference
 
 SMALLEST_VALUES = {
     "SOLVER.MAX_ITER": 1,
@@ -28,6 +28,9 @@ SMALLEST_VALUES = {
     "MODEL.SparseRCNN.NUM_CLASSES": 1,
     "MODEL.SparseRCNN.NUM_PROPOSALS": 1,
     "MODEL.SparseRCNN.NHEADS": 1,
+    "MODEL.SparseRCNN.NUM_HEADS": 1,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 1,
+    "MODEL.ROI_ROUTING.CANONICAL_BOX_SIZE": 1,
 }
 
 
@@ -129,12 +132,12 @@ def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False, pr
 
 
 def check_model(cfg: CfgNode, with_weights: bool = True) -> None:
-    """Check that the components of the model exist, and its weights if `with_weights`.
+    """Check that the components of the model exist, its weights if `with_weights`, and how it is to run.
 
     Raises:
-        InputError: one does not.
+        InputError: one does not, or see `check_inference`.
     """
-    inference_precision(cfg)
+    check_inference(cfg)
     _check_registered("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
     _check_registered("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
     weights = cfg.MODEL.WEIGHTS

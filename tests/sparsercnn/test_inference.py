@@ -274,6 +274,28 @@ def test_cached_first_stage_notices_replaced_weights():
     assert_same_results(prepared(pictures((64, 96))), model(pictures((64, 96))))
 
 
+def test_weights_of_a_copy_made_in_inference_mode_can_change():
+    model, other = detector(), detector()
+    for parameter in other.head.head_series[0].parameters():
+        parameter.data.mul_(1.5)
+    inputs = pictures((64, 96))
+    with torch.inference_mode():
+        prepared = prepare_for_inference(model)
+        prepared(inputs)
+        for m in (model.head.head_series[0], prepared.model.head.head_series[0].stage):
+            m.load_state_dict(other.head.head_series[0].state_dict())
+        assert_same_results(prepared(inputs), model(inputs))
+
+
+def test_a_prepared_copy_stays_in_evaluation_mode_and_is_not_prepared_again():
+    prepared = prepare_for_inference(detector())
+    assert not any(module.training for module in prepared.train().modules())
+    assert "instances" in prepared(pictures((64, 96)))[0]
+    for again in (prepared, prepared.model):
+        with pytest.raises(ValueError, match="prepared for inference already"):
+            prepare_for_inference(again)
+
+
 @torch.no_grad()
 def test_preparation_is_a_switch():
     cfg = small_config()

@@ -107,9 +107,24 @@ def test_flags_come_before_options(cfg):
     assert "--eval-only must stand before" in merge_error(cfg, "", ["SOLVER.MAX_ITER", "3", "--eval-only"])
 
 
-def test_numbers_that_make_no_sense(cfg):
-    cfg.SOLVER.MAX_ITER = -3
-    with pytest.raises(InputError, match="SOLVER.MAX_ITER is -3; it must be at least 1"):
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SOLVER.MAX_ITER", -3),
+        ("MODEL.SparseRCNN.NUM_HEADS", 0),
+        ("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 0),
+        ("MODEL.ROI_ROUTING.CANONICAL_BOX_SIZE", -224),
+    ],
+)
+def test_numbers_that_make_no_sense(cfg, key, value):
+    cfg.merge_from_list([key, value])
+    with pytest.raises(InputError, match=f"{key} is {value}; it must be at least 1"):
+        check_config(cfg)
+
+
+def test_how_the_model_is_to_run_is_checked_before_training(cfg):
+    cfg.TEST.COMPILE, cfg.TEST.PREPARE = True, False
+    with pytest.raises(InputError, match="TEST.PREPARE is False"):
         check_config(cfg)
 
 
