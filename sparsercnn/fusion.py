@@ -77,12 +77,12 @@ def fuse_convolutions(model: nn.Module, winograd: bool = True) -> None:
 
 
 def _fuse(module: nn.Module, owns_input: bool, winograd: bool) -> nn.Module:
-    if type(module) is FPN and all(map(_is_plain, module.lateral_convs + module.output_convs)):
-        return FusedFPN(module, winograd)
-    if type(module) is BasicStem and _is_plain(module) and FusedStem.fits(module.conv1):
-        return FusedStem(module)
     if _is_residual(module):
         return FusedBlock(module, owns_input, winograd)
+    if type(module) is BasicStem and _is_plain(module) and FusedStem.fits(module.conv1):
+        return FusedStem(module)
+    if type(module) is FPN and all(map(_is_plain, module.lateral_convs + module.output_convs)):
+        return FusedFPN(module, winograd)
     if type(module) in (Conv2d, TrainedConv2d) and _is_plain(module):
         return FastConv2d(module, winograd=winograd)
     return module

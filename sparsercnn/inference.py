@@ -92,7 +92,8 @@ def inference_precision(cfg: CfgNode) -> torch.dtype:
 
 
 def check_inference(cfg: CfgNode) -> None:
-    """
+    """Check how a model is to run, which takes no model.
+
     Raises:
         InputError: see `inference_precision`; or a model is to be compiled without being prepared.
     """

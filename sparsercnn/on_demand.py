@@ -73,6 +73,5 @@ class OnDemandPooler(FusedPooler):
         pixels = finest.new_empty(start + sum(map(len, rows)) + 1, channels)
         if rows:
             torch.cat(rows, out=pixels[start:-1])
-        return OnDemandTable(
-            pixels, self.layout(features), finest, self.conv, finest.new_zeros(tiles_of(finest)).bool()
-        )
+        done = finest.new_zeros(tiles_of(finest), dtype=torch.bool)
+        return OnDemandTable(pixels, self.layout(features), finest, self.conv, done)
