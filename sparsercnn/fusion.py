@@ -139,7 +139,8 @@ class FusedBlock(nn.Module):
 class FusedStem(nn.Module):
     """The stem of a ResNet, convolution with ReLU and max pooling, some rows at a time.
 
-    The map between the two is the largest of the network. In pieces it stays in the processor's cache.
+    The map between the two is the largest of the network. In pieces it stays in the processor's cache. The precision is
+    that of the weights, also under autocast; the result has autocast's type.
     """
 
     @staticmethod
@@ -158,13 +159,14 @@ class FusedStem(nn.Module):
         x = F.pad(x.to(self.conv.weight.dtype), [self.padding] * 4)
         kernel, stride = self.conv.weight.shape[2], self.conv.geometry[1][0]
         height = (x.shape[2] - kernel) // stride + 1
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         pieces = []
         for start in range(0, height, ROWS_AT_ONCE):
             # Two rows more, for the window that they begin; the one before it is complete only at the image's border.
             first, end = max(start - 2, 0), min(start + ROWS_AT_ONCE, height)
             rows = self.conv(x[:, :, stride * first : stride * (end - 1) + kernel])
             pooled = F.max_pool2d(rows, kernel_size=3, stride=2, padding=1)
-            pieces.append(pooled[:, :, (start - first) // 2 :])
+            pieces.append(pooled[:, :, (start - first) // 2 :].to(dtype))
         return torch.cat(pieces, dim=2)
 
 

@@ -131,12 +131,12 @@ class RefinementStage(nn.Module):
         interaction = self.inst_interact.interact(first.flatten(0, 1), second.flatten(0, 1), roi_features)
         interaction = interaction.view_as(objects)
         objects = self.norm2(objects + self.dropout(interaction))
-        hidden = self.linear2(self.dropout(self.activation(self.linear1(objects))))
-        objects = self.norm3(objects + self.dropout(hidden))
         # Half precision is too coarse for scores and for the position of boxes, and these layers are small.
         with torch.autocast(objects.device.type, enabled=False):
-            x = objects.to(self.class_logits.weight.dtype)
-            return self.class_logits(self.cls_module(x)), self.bboxes_delta(self.reg_module(x)), objects
+            objects = objects.to(self.class_logits.weight.dtype)
+            hidden = self.linear2(self.dropout(self.activation(self.linear1(objects))))
+            objects = self.norm3(objects + self.dropout(hidden))
+            return self.class_logits(self.cls_module(objects)), self.bboxes_delta(self.reg_module(objects)), objects
 
 
 class DynamicHead(nn.Module):

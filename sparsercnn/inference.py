@@ -19,8 +19,8 @@ from .trained_convolution import TrainedConv2d
 
 MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
-STAYS_FLOAT32 = {"cls_module", "reg_module", "class_logits", "bboxes_delta"}
-"""Parts of a `RefinementStage`."""
+STAYS_FLOAT32 = {"stem", "linear1", "linear2", "cls_module", "reg_module", "class_logits", "bboxes_delta"}
+"""Parts of a ResNet, where rounding the image costs most, and of a `RefinementStage`."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -158,11 +158,10 @@ def _convolve_tiles(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tu
 def _tiles_gradients(grad: Tensor, x: Tensor, weight: Tensor, geometry: tuple, wanted: list[bool]) -> Gradients:
     grad = grad.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", enabled=False):
-        return (
-            input_gradient(grad, weight) if wanted[0] else None,
-            weight_gradient(grad, x) if wanted[1] else None,
-            grad.sum((0, 2, 3)) if wanted[2] else None,
-        )
+        # The gradient of the input, which is much the largest, last: it need not be there while the others are made.
+        grad_weight = weight_gradient(grad, x) if wanted[1] else None
+        grad_bias = grad.sum((0, 2, 3)) if wanted[2] else None
+        return input_gradient(grad, weight) if wanted[0] else None, grad_weight, grad_bias
 
 
 DIRECT = Algorithm(_convolve, _convolution_gradients)

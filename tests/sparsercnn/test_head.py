@@ -10,6 +10,7 @@ from torchvision.ops import generalized_box_iou
 
 from sparsercnn import DynamicHead, HungarianMatcher, SetCriterion
 from sparsercnn.errors import InputError
+from sparsercnn.head import RefinementStage
 from sparsercnn.matcher import generalized_iou
 
 from .golden import HEAD_CASES, below, head_and_inputs, head_config, load
@@ -116,6 +117,17 @@ def test_head_without_towers():
     logits, boxes = head(features, case["input/boxes"], case["input/proposal_features"])
     assert logits.shape == (3, 2, 12, 5) and boxes.shape == (3, 2, 12, 4)
     assert not any("module" in name for name in head.state_dict())
+
+
+@torch.no_grad()
+def test_under_autocast_what_follows_the_interaction_is_exact(monkeypatch):
+    stage = RefinementStage(32, 5, nheads=4, dim_feedforward=64, dim_dynamic=8, num_cls=1, num_reg=1)
+    monkeypatch.setattr(stage.inst_interact, "interact", lambda first, second, x: torch.zeros(6, 32))
+    inputs = torch.randn(2, 3, 32), torch.zeros(2, 3, 256), torch.zeros(2, 3, 256), torch.zeros(6, 49, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        results = stage.refine(*inputs)
+    for actual, expected in zip(results, stage.refine(*inputs), strict=True):
+        assert torch.equal(actual, expected)
 
 
 def test_more_objects_than_proposals():

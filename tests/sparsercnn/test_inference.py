@@ -115,6 +115,19 @@ def test_bfloat16_is_close():
     assert (stages[-1].scores - expected[-1].scores).abs().max() < 0.02
 
 
+@pytest.mark.skipif(not has_onednn(torch.bfloat16), reason="needs a CPU that computes in bfloat16")
+def test_the_stem_of_a_bfloat16_copy_rounds_only_its_result():
+    model = detector()
+    exact, rounding = (
+        prepare_for_inference(model, dtype).model.backbone.bottom_up.stem for dtype in (torch.float32, torch.bfloat16)
+    )
+    x = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected = exact(x).bfloat16()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(rounding(x), expected)
+
+
 @pytest.mark.parametrize(
     ("norm", "all_sizes"), [("FrozenBN", [[(64, 96)], [(64, 64), (32, 64)]]), ("GN", [[(64, 96)]])]
 )
