@@ -20,7 +20,7 @@ from .trained_convolution import TrainedConv2d
 MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
 STAYS_FLOAT32 = {"stem", "linear1", "linear2", "cls_module", "reg_module", "class_logits", "bboxes_delta"}
-"""Parts of a ResNet, where rounding the image costs most, and of a `RefinementStage`."""
+"""Weights of a ResNet, where rounding the image costs most precision, and of a `RefinementStage`."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -41,8 +41,8 @@ def prepare_for_inference(
 
     Args:
         model: a `SparseRCNN`, or any detectron2 model, on the device where it is to run.
-        dtype: torch.bfloat16 or torch.float16 run convolutions and matrix products in that precision (autocast); boxes
-            and scores of Sparse R-CNN stay float32.
+        dtype: torch.bfloat16 or torch.float16 run convolutions and matrix products in that precision (autocast). Boxes
+            and scores of Sparse R-CNN stay float32, as do its feed-forward layers and on CPUs the stem of a ResNet.
         compile: compile with `torch.compile`, once for each padded image size that comes. Weights become constants.
             Backbones whose operations are all fused already stay as they are, see `is_fused`.
         winograd: compute wide 3×3 convolutions on CPUs with fewer multiplications, see `winograd`: in float32 those of
