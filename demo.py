@@ -23,8 +23,11 @@ from tqdm import tqdm
 
 from necks import NeckConfigError, add_neck_config
 from sparsercnn import add_sparsercnn_config
+from sparsercnn.engine import check_model, choose_device, merge_config
 from sparsercnn.errors import InputError
-from sparsercnn.media import (
+from sparsercnn.predictor import Predictor
+from sparsercnn.visualization.drawing import PredictionDrawer
+from sparsercnn.visualization.media import (
     Stopped,
     VideoReader,
     VideoWriter,
@@ -34,9 +37,6 @@ from sparsercnn.media import (
     show,
     write_picture,
 )
-from sparsercnn.predictor import Predictor
-from sparsercnn.training import check_model, choose_device, merge_config
-from sparsercnn.visualization import PredictionDrawer
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

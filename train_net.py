@@ -21,9 +21,9 @@ from detectron2.utils import comm
 from necks import NeckConfigError, add_neck_config
 from sparsercnn import add_sparsercnn_config
 from sparsercnn.data import register_config_datasets
+from sparsercnn.engine import SparseRCNNCheckpointer, Trainer, check_config, choose_device, merge_config
+from sparsercnn.engine.launch import launch
 from sparsercnn.errors import InputError
-from sparsercnn.training import SparseRCNNCheckpointer, Trainer, check_config, choose_device, merge_config
-from sparsercnn.training.launch import launch
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

@@ -26,7 +26,7 @@ from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from sparsercnn.data import SparseRCNNDatasetMapper
-from sparsercnn.training import Trainer
+from sparsercnn.engine import Trainer
 
 from . import harness
 from .models import add_config_options, load_config, random_boxes

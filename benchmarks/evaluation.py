@@ -21,7 +21,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 
-from sparsercnn.evaluation import FastCOCOEvaluator
+from sparsercnn.evaluation.coco import FastCOCOEvaluator
 
 from . import harness
 from .models import random_targets

@@ -16,7 +16,7 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
-from sparsercnn.roi_routing import FusedPooler
+from sparsercnn.modeling.roi_routing import FusedPooler
 
 from . import harness
 from .limits import measure_rates

@@ -26,8 +26,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from sparsercnn.roi_routing import Pooler
-from sparsercnn.training import TrainStep, build_optimizer, prepare_for_training
+from sparsercnn.engine import TrainStep, build_optimizer, prepare_for_training
+from sparsercnn.modeling.roi_routing import Pooler
 
 from . import harness, limits
 from .baselines import PerStageCriterion, per_parameter_adamw

@@ -2,11 +2,11 @@
 
 from . import data  # noqa: F401  registers data sets
 from .config import add_sparsercnn_config
-from .criterion import SetCriterion
-from .detector import SparseRCNN
-from .head import DynamicHead
-from .inference import prepare_for_inference
-from .matcher import HungarianMatcher
+from .fast.inference import prepare_for_inference
+from .modeling.criterion import SetCriterion
+from .modeling.detector import SparseRCNN
+from .modeling.head import DynamicHead
+from .modeling.matcher import HungarianMatcher
 
 __all__ = [
     "DynamicHead",

@@ -7,8 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
-from .inference import build_inference_model
-from .training import SparseRCNNCheckpointer
+from .engine import SparseRCNNCheckpointer
+from .fast.inference import build_inference_model
 
 
 class Predictor:

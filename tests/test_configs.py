@@ -5,7 +5,7 @@ from detectron2.config import get_cfg
 
 from necks import add_neck_config
 from sparsercnn import add_sparsercnn_config
-from sparsercnn.training import merge_config
+from sparsercnn.engine import merge_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PUBLISHED = {

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from necks import NECK_REGISTRY, add_neck_config
 from sparsercnn import add_sparsercnn_config, prepare_for_inference
-from sparsercnn.training import prepare_for_training
+from sparsercnn.engine import prepare_for_training
 
 NECKS = sorted(name for name, _ in NECK_REGISTRY)
 OPTIONS = """

@@ -15,8 +15,8 @@ from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 import train_net
+from sparsercnn.engine import TrainStep
 from sparsercnn.errors import InputError
-from sparsercnn.training import TrainStep
 from tools.contact_sheet import contact_sheet
 from tools.plot_training import plot_training
 

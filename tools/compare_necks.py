@@ -28,13 +28,13 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
-from neck_costs import measure_costs
 from tqdm import tqdm
 
 from necks import NeckConfigError, add_neck_config
 from sparsercnn import add_sparsercnn_config
+from sparsercnn.engine import Trainer, check_config, choose_device, merge_config
 from sparsercnn.errors import InputError
-from sparsercnn.training import Trainer, check_config, choose_device, merge_config
+from sparsercnn.evaluation.costs import measure_costs
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

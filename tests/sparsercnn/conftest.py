@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparsercnn import row_sums
+from sparsercnn.fast import row_sums
 
 
 @pytest.fixture
@@ -15,5 +15,5 @@ def like_cuda_and_timed(monkeypatch):
 
 @pytest.fixture
 def like_cuda(like_cuda_and_timed, monkeypatch):
-    """And the kernels in `sparsercnn.row_sums_triton` win every timing."""
+    """And the kernels in `sparsercnn.fast.row_sums_triton` win every timing."""
     monkeypatch.setattr(row_sums, "_milliseconds", lambda kernels, *_: 2.0 if kernels is None else 1.0)

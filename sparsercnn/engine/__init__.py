@@ -1,0 +1,22 @@
+"""Training and evaluation: optimizer, schedule, the training step, safe checkpoints, and the `Trainer` around them."""
+
+from ..fast.training import prepare_for_training
+from .checkpoint import SparseRCNNCheckpointer
+from .config_checks import check_config, check_model, choose_device, merge_config
+from .optimizer import build_optimizer
+from .schedule import build_lr_scheduler
+from .step import TrainStep
+from .trainer import Trainer
+
+__all__ = [
+    "SparseRCNNCheckpointer",
+    "TrainStep",
+    "Trainer",
+    "build_lr_scheduler",
+    "build_optimizer",
+    "check_config",
+    "check_model",
+    "choose_device",
+    "merge_config",
+    "prepare_for_training",
+]

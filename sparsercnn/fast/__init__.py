@@ -1,0 +1,1 @@
+"""Optional speed: the same results in less time."""

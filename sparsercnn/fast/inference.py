@@ -1,0 +1,201 @@
+"""A trained model made fast for inference, with the same results."""
+
+import contextlib
+import copy
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..modeling.detector import SparseRCNN
+from ..modeling.head import RefinementStage
+from ..modeling.roi_routing import FusedPooler
+from .convolution import has_onednn
+from .fusion import fold_batch_norms, fuse_convolutions, is_fused
+from .on_demand import convolve_on_demand
+from .packed_linear import pack_linear_layers
+from .trained_convolution import TrainedConv2d
+
+MAX_COMPILED_SIZES = 256
+"""Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
+STAYS_FLOAT32 = {"stem", "linear1", "linear2", "cls_module", "reg_module", "class_logits", "bboxes_delta"}
+"""Weights of a ResNet, where rounding the image costs most precision, and of a `RefinementStage`."""
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@torch.inference_mode(False)  # the copy's weights must count their changes, see `CachedFirstStage`
+def prepare_for_inference(
+    model: nn.Module,
+    dtype: torch.dtype = torch.float32,
+    compile: bool = False,
+    winograd: bool = True,
+    on_demand: bool = True,
+) -> nn.Module:
+    """A copy of a detector for inference only; it takes and returns what the detector does in eval mode.
+
+    Batch norms are folded into convolutions, convolutions use the channels-last layout and take over the activations
+    and additions that follow them, and what the first refinement stage computes without looking at the image is
+    computed once. The model itself stays as it is. Train, change and save the model, and not the copy: on CPUs most of
+    the copy's weights are rearranged, and its FPN leaves the finest level to the head, see `on_demand`.
+
+    Args:
+        model: a `SparseRCNN`, or any detectron2 model, on the device where it is to run.
+        dtype: torch.bfloat16 or torch.float16 run convolutions and matrix products in that precision (autocast). Boxes
+            and scores of Sparse R-CNN stay float32, as do its feed-forward layers and on CPUs the stem of a ResNet.
+        compile: compile with `torch.compile`, once for each padded image size that comes. Weights become constants.
+            Backbones whose operations are all fused already stay as they are, see `is_fused`.
+        winograd: compute wide 3×3 convolutions on CPUs with fewer multiplications, see `winograd`: in float32 those of
+            at least 128 channels, in bfloat16 of 256.
+        on_demand: where the last convolution of the finest level of an FPN is one of these, compute it only where boxes
+            read it, see `on_demand`.
+
+    Raises:
+        ValueError: the model is such a copy itself.
+    """
+    if any(isinstance(module, InferenceModel | CachedFirstStage) for module in model.modules()):
+        raise ValueError("the model is prepared for inference already; prepare the one that it was made from")
+    model = _copy_for_inference(model).requires_grad_(False)
+    device_type = next(model.parameters()).device.type
+    fold_batch_norms(model)
+    # Once, instead of a cast of every weight in every forward pass under autocast; but for what stays float32.
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and not STAYS_FLOAT32.intersection(name.split(".")):
+            module.to(dtype)
+    model = model.to(memory_format=torch.channels_last)
+    is_fast = device_type == "cpu" and has_onednn(dtype)
+    if is_fast:
+        fuse_convolutions(model, winograd)
+    if isinstance(model, SparseRCNN):
+        first, *others = model.head.head_series
+        model.head.head_series[0] = CachedFirstStage(first)
+        if is_fast and on_demand:
+            convolve_on_demand(model)
+        # All but the first stage, which must notice new weights; it makes its dynamic matrices only once anyway.
+        # Compiled products in half precision pack their weights themselves, those in float32 do not go through oneDNN.
+        if is_fast and (dtype == torch.float32 or not compile):
+            pack_linear_layers(others, rows=model.num_proposals)
+    if compile:
+        _compile(model)
+    return InferenceModel(model, device_type, dtype, freeze=compile)
+
+
+def inference_precision(cfg: CfgNode) -> torch.dtype:
+    """The type that `TEST.PRECISION` names.
+
+    Raises:
+        InputError: it is unknown.
+    """
+    if cfg.TEST.PRECISION not in PRECISIONS:
+        raise InputError(f"TEST.PRECISION is {cfg.TEST.PRECISION!r}; choose one of {', '.join(PRECISIONS)}")
+    return PRECISIONS[cfg.TEST.PRECISION]
+
+
+def check_inference(cfg: CfgNode) -> None:
+    """Check how a model is to run, which takes no model.
+
+    Raises:
+        InputError: see `inference_precision`; or a model is to be compiled without being prepared.
+    """
+    inference_precision(cfg)
+    if cfg.TEST.COMPILE and not cfg.TEST.PREPARE:
+        raise InputError("TEST.COMPILE is True, but TEST.PREPARE is False: set TEST.PREPARE to True")
+
+
+def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """A copy of `model` for inference as `TEST.PREPARE`, `PRECISION`, `COMPILE`, `WINOGRAD` and `ON_DEMAND` say.
+
+    Raises:
+        InputError: see `check_inference`.
+    """
+    check_inference(cfg)
+    dtype = inference_precision(cfg)
+    if cfg.TEST.PREPARE:
+        return prepare_for_inference(model, dtype, cfg.TEST.COMPILE, cfg.TEST.WINOGRAD, cfg.TEST.ON_DEMAND)
+    return InferenceModel(_copy_for_inference(model), next(model.parameters()).device.type, dtype)
+
+
+def _copy_for_inference(model: nn.Module) -> nn.Module:
+    """As it would be had it never been prepared for training: `TEST` decides which kernels it uses."""
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        if isinstance(module, TrainedConv2d):
+            module.uses_cpu_kernels = False
+    return model
+
+
+class InferenceModel(nn.Module):
+    """Runs a prepared model in inference mode, under autocast if `dtype` is not float32.
+
+    Args:
+        freeze: let `torch.compile` take weights for constants, which it packs for the CPU's kernels and folds.
+    """
+
+    def __init__(self, model: nn.Module, device_type: str, dtype: torch.dtype, freeze: bool = False):
+        super().__init__()
+        self.model = model
+        self.device_type = device_type
+        self.dtype = dtype
+        self.freeze = freeze
+        self.eval()
+
+    def train(self, mode: bool = True) -> "InferenceModel":
+        """Changes nothing: it always is in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        return self._run(self.model, batched_inputs)
+
+    def predict_stages(self, batched_inputs: list[dict]) -> list[list]:
+        """See `SparseRCNN.predict_stages`."""
+        return self._run(self.model.predict_stages, batched_inputs)
+
+    def _run(self, function, batched_inputs: list[dict]):
+        autocast = torch.autocast(self.device_type, self.dtype, enabled=self.dtype != torch.float32)
+        # Whoever traces the model asks this setting; as an option of `torch.compile` it would come too late.
+        freezing = torch._inductor.config.patch(freezing=True) if self.freeze else contextlib.nullcontext()
+        with torch.inference_mode(), autocast, freezing:
+            return function(batched_inputs)
+
+
+class CachedFirstStage(nn.Module):
+    """The first stage, whose objects are the same for every image: attends once, until its weights change.
+
+    It notices what PyTorch counts as a change: not what is written through `tensor.data`.
+    """
+
+    def __init__(self, stage: RefinementStage):
+        super().__init__()
+        self.stage = stage
+        self._state: list | None = None
+        self._attended: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def forward(self, objects: Tensor, roi_features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        state = [_state(tensor) for tensor in (objects, *self.stage.parameters())]
+        if state != self._state:
+            self._state, self._attended = state, self.stage.attend(objects[:1])
+        attended = (t.expand(len(objects), -1, -1) for t in self._attended)
+        return self.stage.refine(*attended, roi_features)
+
+
+def _state(tensor: Tensor) -> tuple:
+    """Changes when the tensor is replaced, moved, cast or written to."""
+    version = 0 if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), tensor.dtype, tensor.device, version
+
+
+def _compile(model: nn.Module) -> None:
+    """Compile the backbone where that gains, the refinement stages and the arithmetic of pooling, all in place."""
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MAX_COMPILED_SIZES)
+    backbone = getattr(model, "backbone", model)
+    if not is_fused(backbone):
+        backbone.compile(dynamic=False)
+    if not isinstance(model, SparseRCNN):
+        return
+    for stage in model.head.head_series:
+        stage = getattr(stage, "stage", stage)
+        stage.refine = torch.compile(stage.refine, dynamic=False)
+        stage.attend = torch.compile(stage.attend, dynamic=False)
+    pooler = model.head.routing.pooler
+    if isinstance(pooler, FusedPooler):
+        pooler.bins.compile(dynamic=False)

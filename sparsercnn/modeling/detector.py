@@ -1,0 +1,227 @@
+"""Sparse R-CNN as a detectron2 meta-architecture.
+
+Sun et al., Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, CVPR 2021.
+"""
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from ..errors import InputError
+from .criterion import SetCriterion
+from .head import DynamicHead
+
+
+@META_ARCH_REGISTRY.register()
+class SparseRCNN(nn.Module):
+    """A backbone and a cascade of heads that refines learned proposals: no anchors, no RPN, no NMS.
+
+    Args:
+        backbone: images to named feature maps. One that defines `forward_supervised(images)`, returning its features
+            and a list of (loss weight, features) of auxiliary pyramids, has those supervised too in training.
+        head: refines boxes and object features in stages.
+        criterion: the losses of all stages.
+        in_features: names of the feature maps that the head reads, lowest level first.
+        num_proposals: N learned boxes and features.
+        hidden_dim: width d of the proposal features.
+        pixel_mean, pixel_std: of each input channel.
+        use_focal: logits are K sigmoids rather than a softmax over K + 1 classes.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: DynamicHead,
+        criterion: SetCriterion,
+        in_features: list[str],
+        num_proposals: int,
+        hidden_dim: int,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        use_focal: bool = True,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.criterion = criterion
+        self.in_features = in_features
+        self.num_proposals = num_proposals
+        self.use_focal = use_focal
+        self.init_proposal_features = nn.Embedding(num_proposals, hidden_dim)
+        self.init_proposal_boxes = nn.Embedding(num_proposals, 4)
+        with torch.no_grad():
+            self.init_proposal_boxes.weight.copy_(torch.tensor([0.5, 0.5, 1.0, 1.0]))  # the whole image
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        node = cfg.MODEL.SparseRCNN
+        backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        missing = [name for name in in_features if name not in shapes]
+        if missing:
+            raise InputError(
+                f"MODEL.ROI_HEADS.IN_FEATURES {in_features} asks for {', '.join(missing)}, but "
+                f"{cfg.MODEL.BACKBONE.NAME} makes {', '.join(shapes)}."
+            )
+        widths = {name: shapes[name].channels for name in in_features}
+        if set(widths.values()) != {node.HIDDEN_DIM}:
+            raise InputError(
+                f"MODEL.SparseRCNN.HIDDEN_DIM is {node.HIDDEN_DIM}, but {cfg.MODEL.BACKBONE.NAME} makes levels with "
+                f"these channels: {widths}. Set HIDDEN_DIM and the neck's output channels to the same number."
+            )
+        return {
+            "backbone": backbone,
+            "head": DynamicHead(cfg, shapes),
+            "criterion": SetCriterion(cfg),
+            "in_features": in_features,
+            "num_proposals": node.NUM_PROPOSALS,
+            "hidden_dim": node.HIDDEN_DIM,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "use_focal": node.USE_FOCAL,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """
+        Args:
+            batched_inputs: a dict for each image, as detectron2's mappers make them: `image` (3, H, W) in
+                `cfg.INPUT.FORMAT` channel order, 0 to 255; in training `instances` with `gt_boxes` and `gt_classes`;
+                for inference `height` and `width` of the wanted output, by default those of `image`.
+
+        Returns:
+            In training the weighted losses. Otherwise {"instances": Instances} for each image, with `pred_boxes`
+            (absolute xyxy in the output size), `scores` and `pred_classes`, best first.
+        """
+        if self.training:
+            return self.losses(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        logits, boxes = self.predict(images, self.proposal_boxes(images))
+        results = self.select(logits[-1].float(), boxes[-1].float(), images.image_sizes)
+        return [
+            {"instances": detector_postprocess(r, *_output_size(x))}
+            for r, x in zip(results, batched_inputs, strict=True)
+        ]
+
+    def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        """Weighted losses of a training batch; those of the i-th auxiliary pyramid carry the suffix `_aux{i}`."""
+        images = self.preprocess_image(batched_inputs)
+        targets = [self._target(x["instances"]) for x in batched_inputs]
+        boxes = self.proposal_boxes(images)
+        losses = {}
+        for suffix, weight, pyramid in self._supervised_pyramids(images.tensor):
+            predictions = self.head.refine(pyramid, boxes, self.init_proposal_features.weight)
+            for name, loss in self.criterion(*predictions, targets).items():
+                losses[name + suffix] = weight * loss
+        return losses
+
+    def _target(self, instances: Instances) -> Instances:
+        """What the losses need, on the model's device; the host does not wait until it is there."""
+        boxes, classes = (
+            t.to(self.device, non_blocking=True) for t in (instances.gt_boxes.tensor, instances.gt_classes)
+        )
+        return Instances(instances.image_size, gt_boxes=Boxes(boxes), gt_classes=classes)
+
+    def _supervised_pyramids(self, images: Tensor) -> list[tuple]:
+        """Suffix and weight of the losses of each pyramid, and the pyramid as the head reads it.
+
+        Once they are laid out for the head, the feature maps themselves need not stay in memory.
+        """
+        if hasattr(self.backbone, "forward_supervised"):
+            features, auxiliary = self.backbone.forward_supervised(images)
+        else:
+            features, auxiliary = self.backbone(images), []
+        pyramids = [("", 1.0, features)]
+        pyramids += [(f"_aux{i}", weight, maps) for i, (weight, maps) in enumerate(auxiliary)]
+        return [
+            (suffix, weight, self.head.routing.prepare([maps[name] for name in self.in_features]))
+            for suffix, weight, maps in pyramids
+        ]
+
+    def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
+        """Normalised images in one batch, padded with zeros to what the backbone can divide."""
+        images = [
+            (x["image"].to(self.device, non_blocking=True) - self.pixel_mean).div_(self.pixel_std)
+            for x in batched_inputs
+        ]
+        return ImageList.from_tensors(
+            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
+        )
+
+    def predict(self, images: ImageList, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (S, B, N, K) and boxes (S, B, N, 4) of every stage, from the proposal boxes (B, N, 4)."""
+        features = self.backbone(images.tensor)
+        return self.head([features[name] for name in self.in_features], boxes, self.init_proposal_features.weight)
+
+    def proposal_boxes(self, images: ImageList) -> Tensor:
+        """The learned boxes on each unpadded image: (B, N, 4) absolute xyxy."""
+        boxes = box_convert(self.init_proposal_boxes.weight, "cxcywh", "xyxy")
+        whwh = torch.tensor([(w, h, w, h) for h, w in images.image_sizes]).to(boxes, non_blocking=True)
+        return boxes * whwh[:, None]
+
+    def select(self, logits: Tensor, boxes: Tensor, image_sizes: list[tuple[int, int]]) -> list[Instances]:
+        """The N best results of each image: (class, proposal) pairs, or the best class of each proposal for softmax.
+
+        Args:
+            logits: (B, N, K), or K + 1 for the softmax variant.
+            boxes: (B, N, 4) absolute xyxy.
+            image_sizes: (height, width) of each image.
+        """
+        if self.use_focal:
+            num_classes = logits.shape[-1]
+            scores, pairs = logits.flatten(1).topk(self.num_proposals)
+            scores, proposals, classes = scores.sigmoid(), pairs // num_classes, pairs % num_classes
+        else:
+            scores, classes = logits.softmax(-1)[..., :-1].max(-1)
+            scores, proposals = scores.sort(descending=True)
+            classes = classes.gather(1, proposals)
+        return [
+            Instances(size, pred_boxes=Boxes(b[p]), scores=s, pred_classes=c)
+            for size, b, p, s, c in zip(image_sizes, boxes, proposals, scores, classes, strict=True)
+        ]
+
+    @torch.no_grad()
+    def predict_stages(self, batched_inputs: list[dict]) -> list[list[Instances]]:
+        """How the boxes converge: the learned proposals and then the boxes after each stage.
+
+        Returns:
+            For each image, S + 1 `Instances` in the output size. Row i is the same proposal in each. All have
+            `pred_boxes` and `levels`, the (N,) pyramid level that each box reads; all but the first also `scores` and
+            `pred_classes` of the best class.
+        """
+        images = self.preprocess_image(batched_inputs)
+        proposals = self.proposal_boxes(images)
+        logits, boxes = self.predict(images, proposals)
+        probabilities = logits.float().sigmoid() if self.use_focal else logits.float().softmax(-1)[..., :-1]
+        scores, classes = probabilities.max(-1)
+        all_boxes = torch.cat([proposals[None], boxes.float()])
+        levels = self.head.routing.pooler.assign_levels(all_boxes)
+        stages_of_images = []
+        for i, (size, inputs) in enumerate(zip(images.image_sizes, batched_inputs, strict=True)):
+            height, width = _output_size(inputs)
+            stages = []
+            for stage_boxes, stage_levels in zip(all_boxes[:, i], levels[:, i], strict=True):
+                output_boxes = Boxes(stage_boxes.clone())
+                output_boxes.scale(width / size[1], height / size[0])
+                output_boxes.clip((height, width))
+                stages.append(Instances((height, width), pred_boxes=output_boxes, levels=stage_levels))
+            for stage, s, c in zip(stages[1:], scores[:, i], classes[:, i], strict=True):
+                stage.scores, stage.pred_classes = s, c
+            stages_of_images.append(stages)
+        return stages_of_images
+
+
+def _output_size(inputs: dict) -> tuple[int, int]:
+    return inputs.get("height", inputs["image"].shape[-2]), inputs.get("width", inputs["image"].shape[-1])

@@ -1,0 +1,226 @@
+"""The cascade of dynamic-interaction heads that refines proposals.
+
+Sun et al., Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, CVPR 2021, section 3.2.
+"""
+
+import math
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import InputError
+from .roi_routing import LevelRouting, build_roi_routing
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+
+
+class DynamicLayer(nn.Linear):
+    """A linear layer with two outputs of equal width."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled():
+            return super().forward(x).chunk(2, dim=-1)
+        # Without gradients to put together again, two products of half the size need less of the processor's cache.
+        first, second = (F.linear(x, *half) for half in self.halves())
+        return first, second
+
+    def halves(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each output."""
+        return list(zip(self.weight.chunk(2), self.bias.chunk(2), strict=True))
+
+
+class DynamicConv(nn.Module):
+    """Each object feature filters its own RoI feature: two matrices made from it, then one linear layer.
+
+    Args:
+        hidden_dim: channels d of object and RoI features.
+        dim_dynamic: inner width of the two generated matrices, d × inner and inner × d.
+        bins: bins of a RoI feature, 49.
+    """
+
+    def __init__(self, hidden_dim: int, dim_dynamic: int, bins: int):
+        super().__init__()
+        self.dim_dynamic = dim_dynamic
+        self.dynamic_layer = DynamicLayer(hidden_dim, 2 * hidden_dim * dim_dynamic)
+        self.norm1 = nn.LayerNorm(dim_dynamic)
+        self.norm2 = nn.LayerNorm(hidden_dim)
+        self.out_layer = nn.Linear(hidden_dim * bins, hidden_dim)
+        self.norm3 = nn.LayerNorm(hidden_dim)
+
+    def forward(self, objects: Tensor, roi_features: Tensor) -> Tensor:
+        """(R, d) object features and (R, bins, d) RoI features to (R, d)."""
+        return self.interact(*self.dynamic_layer(objects), roi_features)
+
+    def interact(self, first: Tensor, second: Tensor, roi_features: Tensor) -> Tensor:
+        """The part that needs the image: (R, d·inner) matrices and (R, bins, d) RoI features to (R, d)."""
+        x = torch.bmm(roi_features, first.unflatten(-1, (-1, self.dim_dynamic)))
+        x = F.relu(self.norm1(x))
+        x = torch.bmm(x, second.unflatten(-1, (self.dim_dynamic, -1)))
+        x = F.relu(self.norm2(x))
+        return F.relu(self.norm3(self.out_layer(x.flatten(1))))
+
+
+class RefinementStage(nn.Module):
+    """One stage: self-attention among objects, dynamic interaction, feed-forward layer, class logits and box deltas.
+
+    Args:
+        hidden_dim: width d of object features.
+        num_logits: K, or K + 1 for the softmax variant.
+        nheads: attention heads.
+        dim_feedforward: width of the feed-forward layer.
+        dim_dynamic: inner width of the dynamic interaction.
+        num_cls, num_reg: linear + LayerNorm + ReLU layers before the logits and before the deltas; may be 0.
+        bins: bins of a RoI feature.
+        dropout: of attention and feed-forward layer.
+        activation: "relu" or "gelu", in the feed-forward layer.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_logits: int,
+        nheads: int,
+        dim_feedforward: int,
+        dim_dynamic: int,
+        num_cls: int,
+        num_reg: int,
+        bins: int = 49,
+        dropout: float = 0.0,
+        activation: str = "relu",
+    ):
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(hidden_dim, nheads, dropout=dropout, batch_first=True)
+        self.inst_interact = DynamicConv(hidden_dim, dim_dynamic, bins)
+        self.linear1 = nn.Linear(hidden_dim, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, hidden_dim)
+        self.norm1 = nn.LayerNorm(hidden_dim)
+        self.norm2 = nn.LayerNorm(hidden_dim)
+        self.norm3 = nn.LayerNorm(hidden_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = ACTIVATIONS[activation]
+        self.cls_module = _tower(hidden_dim, num_cls)
+        self.reg_module = _tower(hidden_dim, num_reg)
+        self.class_logits = nn.Linear(hidden_dim, num_logits)
+        self.bboxes_delta = nn.Linear(hidden_dim, 4)
+
+    def forward(self, objects: Tensor, roi_features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Args:
+            objects: (B, N, d) object features of the previous stage.
+            roi_features: (B·N, bins, d).
+
+        Returns:
+            Logits (B, N, K), box deltas (B, N, 4) and the new object features (B, N, d).
+        """
+        return self.refine(*self.attend(objects), roi_features)
+
+    def attend(self, objects: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The part that does not look at the image: attended objects (B, N, d) and their two dynamic matrices."""
+        attended = self.self_attn(objects, objects, objects)[0]
+        objects = self.norm1(objects + self.dropout(attended))
+        return objects, *self.inst_interact.dynamic_layer(objects)
+
+    def refine(
+        self, objects: Tensor, first: Tensor, second: Tensor, roi_features: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The part that does: see `forward`."""
+        interaction = self.inst_interact.interact(first.flatten(0, 1), second.flatten(0, 1), roi_features)
+        interaction = interaction.view_as(objects)
+        objects = self.norm2(objects + self.dropout(interaction))
+        # Half precision is too coarse for scores and for the position of boxes, and these layers are small.
+        with torch.autocast(objects.device.type, enabled=False):
+            objects = objects.to(self.class_logits.weight.dtype)
+            hidden = self.linear2(self.dropout(self.activation(self.linear1(objects))))
+            objects = self.norm3(objects + self.dropout(hidden))
+            return self.class_logits(self.cls_module(objects)), self.bboxes_delta(self.reg_module(objects)), objects
+
+
+class DynamicHead(nn.Module):
+    """Refinement stages with separate weights; each reads the boxes and object features of the one before.
+
+    Args:
+        routing: RoI features of boxes, see `roi_routing`.
+        stages: at least one `RefinementStage`.
+        prior_prob: score that every class starts with; None for the softmax variant.
+    """
+
+    @configurable
+    def __init__(self, *, routing: LevelRouting, stages: list[RefinementStage], prior_prob: float | None = 0.01):
+        super().__init__()
+        self.routing = routing
+        self.head_series = nn.ModuleList(stages)
+        self.box_transform = Box2BoxTransform(weights=(2.0, 2.0, 1.0, 1.0), scale_clamp=math.log(100000.0 / 16))
+        self._initialize(prior_prob)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+        node = cfg.MODEL.SparseRCNN
+        if node.NUM_DYNAMIC != 2:
+            raise InputError(f"MODEL.SparseRCNN.NUM_DYNAMIC is {node.NUM_DYNAMIC}; the interaction has 2 matrices.")
+        if node.ACTIVATION not in ACTIVATIONS:
+            raise InputError(f"MODEL.SparseRCNN.ACTIVATION is '{node.ACTIVATION}'; choose relu or gelu.")
+        if node.HIDDEN_DIM % node.NHEADS:
+            raise InputError(
+                f"MODEL.SparseRCNN.HIDDEN_DIM {node.HIDDEN_DIM} must be a multiple of its NHEADS {node.NHEADS}."
+            )
+        stages = [
+            RefinementStage(
+                hidden_dim=node.HIDDEN_DIM,
+                num_logits=node.NUM_CLASSES if node.USE_FOCAL else node.NUM_CLASSES + 1,
+                nheads=node.NHEADS,
+                dim_feedforward=node.DIM_FEEDFORWARD,
+                dim_dynamic=node.DIM_DYNAMIC,
+                num_cls=node.NUM_CLS,
+                num_reg=node.NUM_REG,
+                bins=cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION**2,
+                dropout=node.DROPOUT,
+                activation=node.ACTIVATION,
+            )
+            for _ in range(node.NUM_HEADS)
+        ]
+        return {
+            "routing": build_roi_routing(cfg, input_shape),
+            "stages": stages,
+            "prior_prob": node.PRIOR_PROB if node.USE_FOCAL else None,
+        }
+
+    def _initialize(self, prior_prob: float | None) -> None:
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        if prior_prob is not None:
+            for stage in self.head_series:
+                nn.init.constant_(stage.class_logits.bias, -math.log((1 - prior_prob) / prior_prob))
+
+    def forward(self, features: list[Tensor], boxes: Tensor, proposal_features: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            features: (B, d, H, W) of each level, lowest first.
+            boxes: (B, N, 4) proposal boxes, absolute xyxy.
+            proposal_features: (N, d).
+
+        Returns:
+            Logits (S, B, N, K) and boxes (S, B, N, 4), absolute xyxy, after each of S stages.
+        """
+        return self.refine(self.routing.prepare(features), boxes, proposal_features)
+
+    def refine(self, pyramid, boxes: Tensor, proposal_features: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from what `self.routing.prepare` made of the features, so that these need not be kept."""
+        objects = proposal_features.expand(len(boxes), -1, -1)
+        all_logits, all_boxes = [], []
+        for stage in self.head_series:
+            logits, deltas, objects = stage(objects, self.routing(pyramid, boxes))
+            boxes = self.box_transform.apply_deltas(deltas.flatten(0, 1), boxes.flatten(0, 1)).view_as(boxes)
+            all_logits.append(logits)
+            all_boxes.append(boxes)
+            boxes = boxes.detach()
+        return torch.stack(all_logits), torch.stack(all_boxes)
+
+
+def _tower(width: int, depth: int) -> nn.Sequential:
+    layers = [m for _ in range(depth) for m in (nn.Linear(width, width, bias=False), nn.LayerNorm(width), nn.ReLU())]
+    return nn.Sequential(*layers)

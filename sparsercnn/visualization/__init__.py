@@ -1,0 +1,1 @@
+"""Drawing, and pictures and videos in and out."""

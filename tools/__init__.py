@@ -1,0 +1,1 @@
+"""One-purpose command-line programs."""
