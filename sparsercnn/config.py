@@ -1,6 +1,12 @@
 """Every config key that Sparse R-CNN adds to detectron2's, its default and its meaning."""
 
+import torch
 from detectron2.config import CfgNode
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What `TEST.PRECISION` may say."""
+AMP_PRECISIONS = ("float16", "bfloat16", "auto")
+"""What `SOLVER.AMP.PRECISION` may say."""
 
 
 def add_sparsercnn_config(cfg: CfgNode) -> None:
@@ -14,14 +20,6 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7
     cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO = 2
 
-    # Train on convolutions in the channels-last memory layout, which CPUs and tensor cores prefer.
-    cfg.MODEL.CHANNELS_LAST = True
-    # Apply frozen batch norms to the convolution weights, not the activations: the same numbers, less memory traffic.
-    cfg.MODEL.FOLD_FROZEN_BN = True
-    # Train on CPUs with kernels that suit the shapes of layers: 1×1 convolutions as matrix products, wide 3×3 ones in
-    # float32 with a quarter of the multiplications (both if CHANNELS_LAST), dynamic layers in halves. The same but for
-    # rounding.
-    cfg.MODEL.CPU_KERNELS = True
     # Keep only the inputs of pieces of the backbone and of refinement stages in training and compute the rest again in
     # the backward pass: the same numbers, less memory, more time. (Batch norms of timm's networks that train count
     # each batch twice in their running statistics.)
@@ -30,20 +28,15 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Data sets of one's own: [name, annotation file in COCO format, image folder] each.
     cfg.DATASETS.COCO_JSON = []
 
-    # In training, decode large JPEGs at a half, a quarter or an eighth where the resize would shrink them as far
-    # anyway: faster, and as close to the full decode as another resize filter would be.
-    cfg.INPUT.REDUCED_JPEG_DECODE = False
-
     # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for
-    # rounding. On CPUs, WINOGRAD: wide 3×3 convolutions in float32 with a quarter of the multiplications, in bfloat16
-    # with four ninths; ON_DEMAND: of those, the last one of the finest level of an FPN only where boxes read it.
+    # rounding.
     cfg.TEST.PREPARE = True
-    cfg.TEST.WINOGRAD = True
-    cfg.TEST.ON_DEMAND = True
     # Evaluate and draw in "float32", "bfloat16" or "float16", and through torch.compile (takes minutes to start).
     cfg.TEST.PRECISION = "float32"
     cfg.TEST.COMPILE = False
 
+    # Train with the speed-ups of `sparsercnn.fast`: the same results, but for rounding.
+    cfg.SOLVER.FAST = True
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone relative to SOLVER.BASE_LR.
@@ -53,7 +46,7 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.SOLVER.ACCUMULATE = 1
     # Train through torch.compile; takes minutes to start.
     cfg.SOLVER.COMPILE = False
-    # Of SOLVER.AMP: "float16" or "bfloat16".
+    # Of SOLVER.AMP: "float16", "bfloat16", or "auto" for what suits the processor.
     cfg.SOLVER.AMP.PRECISION = "float16"
 
 

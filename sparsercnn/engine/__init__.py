@@ -1,8 +1,9 @@
 """Training and evaluation: optimizer, schedule, the training step, safe checkpoints, and the `Trainer` around them."""
 
 from ..fast.training import prepare_for_training
+from .build import build_model
 from .checkpoint import SparseRCNNCheckpointer
-from .config_checks import check_config, check_model, choose_device, merge_config
+from .config_checks import check_config, check_model
 from .optimizer import build_optimizer
 from .schedule import build_lr_scheduler
 from .step import TrainStep
@@ -13,10 +14,9 @@ __all__ = [
     "TrainStep",
     "Trainer",
     "build_lr_scheduler",
+    "build_model",
     "build_optimizer",
     "check_config",
     "check_model",
-    "choose_device",
-    "merge_config",
     "prepare_for_training",
 ]

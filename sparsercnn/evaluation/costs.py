@@ -9,13 +9,12 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from ..engine.config_checks import merge_config
+from ..engine.build import build_model
 from ..fast.inference import prepare_for_inference
 
 
@@ -45,7 +44,7 @@ def measure_costs(configs: dict[str, CfgNode], size: tuple[int, int], rounds: in
 def _build_untrained(cfg: CfgNode) -> nn.Module:
     """The detector on the CPU with random weights: they change no cost and need no download."""
     cfg = cfg.clone()
-    merge_config(cfg, "", ["MODEL.DEVICE", "cpu", "MODEL.TIMM.PRETRAINED", "False"])
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.TIMM.PRETRAINED", False])
     return build_model(cfg).eval()
 
 

@@ -14,14 +14,12 @@ from .trained_linear import speed_up_dynamic_layers
 def prepare_for_training(cfg: CfgNode, model: nn.Module) -> None:
     """Apply what the config asks for, in place. Results and names in checkpoints stay the same.
 
-    `MODEL.CHANNELS_LAST`, `FOLD_FROZEN_BN`, `CPU_KERNELS` and `GRADIENT_CHECKPOINTING`, and `SOLVER.COMPILE` decide.
+    `SOLVER.FAST`, `MODEL.GRADIENT_CHECKPOINTING` and `SOLVER.COMPILE` decide.
     """
-    if cfg.MODEL.CHANNELS_LAST:
+    if cfg.SOLVER.FAST:
         # Convolutions take images in the layout of their weights, and so do the feature maps that follow.
         model.to(memory_format=torch.channels_last)
-    if cfg.MODEL.FOLD_FROZEN_BN or cfg.MODEL.CPU_KERNELS:
-        speed_up_convolutions(model, cfg.MODEL.FOLD_FROZEN_BN, cfg.MODEL.CPU_KERNELS)
-    if cfg.MODEL.CPU_KERNELS:
+        speed_up_convolutions(model, fold_norms=True, cpu_kernels=True)
         speed_up_dynamic_layers(model)
     if cfg.MODEL.GRADIENT_CHECKPOINTING:
         checkpoint_gradients(model)
