@@ -138,8 +138,7 @@ def draw_video(args: argparse.Namespace, make: Callable) -> None:
     with VideoWriter(output, reader.frames_per_second) as writer:
         for frame in tqdm(reader, total=len(reader), unit="frame"):
             drawn = draw(frame)
-            if output:
-                writer.write(drawn)
+            writer.write(drawn)
             if args.show:
                 show(drawn, reader.path.name, wait=False)
 

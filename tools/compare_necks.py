@@ -140,7 +140,7 @@ def summarise(results: list[dict[str, float | None]]) -> dict[str, dict]:
     """{metric: mean, standard deviation (None for one run) and the values} over the runs of one neck."""
     summary = {}
     for metric in METRICS:
-        values = [result[metric] for result in results if result[metric] is not None]
+        values = [value for result in results if (value := result[metric]) is not None]
         mean = statistics.mean(values) if values else None
         deviation = statistics.stdev(values) if len(values) > 1 else None
         summary[metric] = {"mean": mean, "std": deviation, "values": values}
@@ -219,7 +219,7 @@ def compare(args: argparse.Namespace, command: str) -> str:
     caption = f"Input {args.size[0]}×{args.size[1]}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
     caption += "; milliseconds: median ± half the interquartile range"
     if runs:
-        results = {name: [] for name in configs}
+        results: dict[str, list[dict]] = {name: [] for name in configs}
         with (
             tqdm(total=sum(cfg.SOLVER.MAX_ITER for _, cfg in runs), desc="training", unit="it") as bar,
             open(args.output / "log.txt", "a") as log,

@@ -20,7 +20,7 @@ def read_image(path: str, image_format: str) -> np.ndarray:
     """
     try:
         with PathManager.open(path, "rb") as file:
-            image = Image.open(file)
+            image: Image.Image = Image.open(file)
             image.load()
             image = utils._apply_exif_orientation(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

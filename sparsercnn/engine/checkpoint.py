@@ -24,7 +24,8 @@ ARRAY_GLOBALS = {("collections", "OrderedDict"), ("_codecs", "encode"), ("numpy"
     for module in ("numpy.core.multiarray", "numpy._core.multiarray")
     for name in ("_reconstruct", "scalar")
 }
-torch.serialization.add_safe_globals([np.dtype, type(np.dtype(float)), np.float64(0).__reduce__()[0]])
+_scalar: Any = np.float64(0).__reduce__()[0]
+torch.serialization.add_safe_globals([np.dtype, type(np.dtype(float)), _scalar])
 
 
 class SparseRCNNCheckpointer(DetectionCheckpointer):

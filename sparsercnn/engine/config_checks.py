@@ -103,8 +103,9 @@ def _check_evaluation(cfg: CfgNode) -> None:
     if cfg.TEST.AUG.ENABLED and not (sizes and all(isinstance(size, int) and size > 0 for size in sizes)):
         raise InputError(f"TEST.AUG.MIN_SIZES is {sizes}; it must list the shorter sides in pixels of the views")
     for entry in cfg.TEST.EXPECTED_RESULTS:
-        kinds = (str, str, (int, float), (int, float))
-        if len(entry) != len(kinds) or not all(map(isinstance, entry, kinds)):
+        names, numbers = entry[:2], entry[2:]
+        is_result = all(isinstance(x, str) for x in names) and all(isinstance(x, int | float) for x in numbers)
+        if len(entry) != 4 or not is_result:
             raise InputError(
                 f"TEST.EXPECTED_RESULTS: {entry} must be [task, metric, value, tolerance], like ['bbox', 'AP', 42, 0.5]"
             )

@@ -30,7 +30,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     check_choice("SOLVER.OPTIMIZER", solver.OPTIMIZER, OPTIMIZERS)
     groups = _groups_by_learning_rate(model, solver.BASE_LR, solver.BACKBONE_MULTIPLIER)
     if solver.OPTIMIZER == "ADAMW":
-        optimizer = torch.optim.AdamW(groups, solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
+        optimizer: Optimizer = torch.optim.AdamW(groups, solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
     else:
         # Not fused: if the very first step is skipped because float16 overflowed, PyTorch's fused kernels go on with
         # momenta that were never written.

@@ -6,6 +6,7 @@ import math
 import os
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 from detectron2.config import CfgNode
@@ -18,6 +19,7 @@ from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..config import AMP_PRECISIONS, PRECISIONS
 from ..data import SparseRCNNDatasetMapper
@@ -104,17 +106,17 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         mapper = SparseRCNNDatasetMapper(cfg, is_train=True)
         # Only from page-locked memory can a GPU fetch images while it computes.
         return build_detection_train_loader(cfg, mapper=mapper, pin_memory=cfg.MODEL.DEVICE.startswith("cuda"))
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         mapper = SparseRCNNDatasetMapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
