@@ -44,8 +44,6 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images, but for
     # batch norms and for the class loss of the softmax variant, which is a mean over each batch.
     cfg.SOLVER.ACCUMULATE = 1
-    # Train through torch.compile; takes minutes to start.
-    cfg.SOLVER.COMPILE = False
     # Of SOLVER.AMP: "float16", "bfloat16", or "auto" for what suits the processor.
     cfg.SOLVER.AMP.PRECISION = "float16"
 

@@ -16,7 +16,7 @@ from .errors import InputError, did_you_mean
 
 # Keys that files written for earlier versions may name.
 RENAMED_KEYS = {f"MODEL.{name}": "SOLVER.FAST" for name in ("CHANNELS_LAST", "FOLD_FROZEN_BN", "CPU_KERNELS")}
-REMOVED_KEYS = ("INPUT.REDUCED_JPEG_DECODE", "TEST.WINOGRAD", "TEST.ON_DEMAND")
+REMOVED_KEYS = ("INPUT.REDUCED_JPEG_DECODE", "SOLVER.COMPILE", "TEST.WINOGRAD", "TEST.ON_DEMAND")
 
 
 def load_config(file: str | os.PathLike | None = None, options: Sequence = ()) -> CfgNode:

@@ -1,6 +1,5 @@
 """Training and evaluation: optimizer, schedule, the training step, safe checkpoints, and the `Trainer` around them."""
 
-from ..fast.training import prepare_for_training
 from .build import build_model
 from .checkpoint import SparseRCNNCheckpointer
 from .config_checks import check_config, check_model
@@ -18,5 +17,4 @@ __all__ = [
     "build_optimizer",
     "check_config",
     "check_model",
-    "prepare_for_training",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .convolution import FastConv2d
-from .trained_convolution import TrainedConv2d
+from .training_convolution import WinogradConv2d
 
 ROWS_AT_ONCE = 64
 """Of the stem's convolution; even."""
@@ -45,7 +45,7 @@ def fold_batch_norms(model: nn.Module) -> None:
 
 
 def _is_convolution(module: nn.Module | None) -> bool:
-    return type(module) in (nn.Conv2d, Conv2d, TrainedConv2d)
+    return type(module) in (nn.Conv2d, Conv2d, WinogradConv2d)
 
 
 def _is_batch_norm(module: nn.Module | None) -> bool:
@@ -83,7 +83,7 @@ def _fuse(module: nn.Module, owns_input: bool, winograd: bool) -> nn.Module:
         return FusedStem(module)
     if type(module) is FPN and all(map(_is_plain, module.lateral_convs + module.output_convs)):
         return FusedFPN(module, winograd)
-    if type(module) in (Conv2d, TrainedConv2d) and _is_plain(module):
+    if type(module) in (Conv2d, WinogradConv2d) and _is_plain(module):
         return FastConv2d(module, winograd=winograd)
     return module
 

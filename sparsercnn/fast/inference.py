@@ -2,21 +2,18 @@
 
 import contextlib
 import copy
+from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import PRECISIONS
 from ..errors import check_choice
 from ..modeling.detector import SparseRCNN
-from ..modeling.head import RefinementStage
-from ..modeling.roi_routing import FusedPooler
+from ..modeling.pooler import FusedPooler
 from .convolution import has_onednn
 from .fusion import fold_batch_norms, fuse_convolutions, is_fused
-from .on_demand import convolve_on_demand
-from .packed_linear import pack_linear_layers
-from .trained_convolution import TrainedConv2d
 
 MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
@@ -53,7 +50,7 @@ def prepare_for_inference(
     Raises:
         ValueError: the model is such a copy itself.
     """
-    if any(isinstance(module, InferenceModel | CachedFirstStage) for module in model.modules()):
+    if any(isinstance(module, InferenceModel) for module in model.modules()):
         raise ValueError("the model is prepared for inference already; prepare the one that it was made from")
     model = _copy_for_inference(model).requires_grad_(False)
     device_type = next(model.parameters()).device.type
@@ -66,15 +63,6 @@ def prepare_for_inference(
     is_fast = device_type == "cpu" and has_onednn(dtype)
     if is_fast:
         fuse_convolutions(model, winograd)
-    if isinstance(model, SparseRCNN):
-        first, *others = model.head.head_series
-        model.head.head_series[0] = CachedFirstStage(first)
-        if is_fast and on_demand:
-            convolve_on_demand(model)
-        # All but the first stage, which must notice new weights; it makes its dynamic matrices only once anyway.
-        # Compiled products in half precision pack their weights themselves, those in float32 do not go through oneDNN.
-        if is_fast and (dtype == torch.float32 or not compile):
-            pack_linear_layers(others, rows=model.num_proposals)
     if compile:
         _compile(model)
     return InferenceModel(model, device_type, dtype, freeze=compile)
@@ -95,11 +83,7 @@ def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 def _copy_for_inference(model: nn.Module) -> nn.Module:
     """As it would be had it never been prepared for training: `TEST` decides which kernels it uses."""
-    model = copy.deepcopy(model).eval()
-    for module in model.modules():
-        if isinstance(module, TrainedConv2d):
-            module.uses_cpu_kernels = False
-    return model
+    return copy.deepcopy(model).eval()
 
 
 class InferenceModel(nn.Module):
@@ -122,44 +106,19 @@ class InferenceModel(nn.Module):
         return super().train(False)
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        return self._run(self.model, batched_inputs)
+        return self.run(_call, batched_inputs)
 
-    def predict_stages(self, batched_inputs: list[dict]) -> list[list]:
-        """See `SparseRCNN.predict_stages`."""
-        return self._run(self.model.predict_stages, batched_inputs)
-
-    def _run(self, function, batched_inputs: list[dict]):
+    def run(self, function: Callable, batched_inputs: list[dict]):
+        """`function(model, batched_inputs)`, the model being the prepared one, in inference mode and its precision."""
         autocast = torch.autocast(self.device_type, self.dtype, enabled=self.dtype != torch.float32)
         # Whoever traces the model asks this setting; as an option of `torch.compile` it would come too late.
         freezing = torch._inductor.config.patch(freezing=True) if self.freeze else contextlib.nullcontext()
         with torch.inference_mode(), autocast, freezing:
-            return function(batched_inputs)
+            return function(self.model, batched_inputs)
 
 
-class CachedFirstStage(nn.Module):
-    """The first stage, whose objects are the same for every image: attends once, until its weights change.
-
-    It notices what PyTorch counts as a change: not what is written through `tensor.data`.
-    """
-
-    def __init__(self, stage: RefinementStage):
-        super().__init__()
-        self.stage = stage
-        self._state: list | None = None
-        self._attended: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def forward(self, objects: Tensor, roi_features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        state = [_state(tensor) for tensor in (objects, *self.stage.parameters())]
-        if state != self._state:
-            self._state, self._attended = state, self.stage.attend(objects[:1])
-        attended = (t.expand(len(objects), -1, -1) for t in self._attended)
-        return self.stage.refine(*attended, roi_features)
-
-
-def _state(tensor: Tensor) -> tuple:
-    """Changes when the tensor is replaced, moved, cast or written to."""
-    version = 0 if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), tensor.dtype, tensor.device, version
+def _call(model: nn.Module, batched_inputs: list[dict]) -> list[dict]:
+    return model(batched_inputs)
 
 
 def _compile(model: nn.Module) -> None:
@@ -171,9 +130,7 @@ def _compile(model: nn.Module) -> None:
     if not isinstance(model, SparseRCNN):
         return
     for stage in model.head.head_series:
-        stage = getattr(stage, "stage", stage)
-        stage.refine = torch.compile(stage.refine, dynamic=False)
-        stage.attend = torch.compile(stage.attend, dynamic=False)
+        stage.compile(dynamic=False)
     pooler = model.head.routing.pooler
     if isinstance(pooler, FusedPooler):
         pooler.bins.compile(dynamic=False)
