@@ -1,6 +1,12 @@
 """Every config key that Sparse R-CNN adds to detectron2's, its default and its meaning."""
 
+import torch
 from detectron2.config import CfgNode
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What `TEST.PRECISION` may say."""
+AMP_PRECISIONS = ("float16", "bfloat16", "auto")
+"""What `SOLVER.AMP.PRECISION` may say."""
 
 
 def add_sparsercnn_config(cfg: CfgNode) -> None:
@@ -22,20 +28,15 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Data sets of one's own: [name, annotation file in COCO format, image folder] each.
     cfg.DATASETS.COCO_JSON = []
 
-    # In training, decode large JPEGs at a half, a quarter or an eighth where the resize would shrink them as far
-    # anyway: faster, and as close to the full decode as another resize filter would be.
-    cfg.INPUT.REDUCED_JPEG_DECODE = False
-
     # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for
-    # rounding. On CPUs, WINOGRAD: wide 3×3 convolutions in float32 with a quarter of the multiplications, in bfloat16
-    # with four ninths; ON_DEMAND: of those, the last one of the finest level of an FPN only where boxes read it.
+    # rounding.
     cfg.TEST.PREPARE = True
-    cfg.TEST.WINOGRAD = True
-    cfg.TEST.ON_DEMAND = True
     # Evaluate and draw in "float32", "bfloat16" or "float16", and through torch.compile (takes minutes to start).
     cfg.TEST.PRECISION = "float32"
     cfg.TEST.COMPILE = False
 
+    # Train with the speed-ups of `sparsercnn.fast`: the same results, but for rounding.
+    cfg.SOLVER.FAST = True
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone relative to SOLVER.BASE_LR.
@@ -43,9 +44,7 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images, but for
     # batch norms and for the class loss of the softmax variant, which is a mean over each batch.
     cfg.SOLVER.ACCUMULATE = 1
-    # Train with the speed-ups of `sparsercnn/fast`: the same losses and gradients but for rounding.
-    cfg.SOLVER.FAST = True
-    # Of SOLVER.AMP: "float16" or "bfloat16".
+    # Of SOLVER.AMP: "float16", "bfloat16", or "auto" for what suits the processor.
     cfg.SOLVER.AMP.PRECISION = "float16"
 
 

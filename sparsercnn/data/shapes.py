@@ -243,7 +243,8 @@ def _write_split(root: Path, split: str, info: dict) -> None:
     target.unlink(missing_ok=True)  # while images change there must be no file that calls them complete
     (root / split).mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in tqdm(range(info["count"]), desc=f"shapes {split}", unit="image"):
         scene = make_scene(info["seed"], SPLITS.index(split), index, info["size"])
         name = f"{index:06d}.png"

@@ -1,6 +1,7 @@
 """Ctrl-C during training: finish the iteration, save, stop."""
 
 import signal
+from types import FrameType
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -18,7 +19,7 @@ class StopAtInterrupt(HookBase):
         if comm.get_world_size() == 1:
             self.previous = signal.signal(signal.SIGINT, self._note)
 
-    def _note(self, signum: int, frame) -> None:
+    def _note(self, signum: int, frame: FrameType | None) -> None:
         self.interrupted = True
         signal.signal(signal.SIGINT, self.previous)
 

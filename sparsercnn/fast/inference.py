@@ -8,7 +8,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from ..errors import InputError
+from ..config import PRECISIONS
+from ..errors import check_choice
 from ..modeling.detector import SparseRCNN
 from ..modeling.pooler import FusedPooler
 from .convolution import has_onednn
@@ -18,7 +19,6 @@ MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
 STAYS_FLOAT32 = {"stem", "linear1", "linear2", "cls_module", "reg_module", "class_logits", "bboxes_delta"}
 """Weights of a ResNet, where rounding the image costs most precision, and of a `RefinementStage`."""
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @torch.inference_mode(False)  # the copy's weights must count their changes, see `CachedFirstStage`
@@ -68,38 +68,16 @@ def prepare_for_inference(
     return InferenceModel(model, device_type, dtype, freeze=compile)
 
 
-def inference_precision(cfg: CfgNode) -> torch.dtype:
-    """The type that `TEST.PRECISION` names.
-
-    Raises:
-        InputError: it is unknown.
-    """
-    if cfg.TEST.PRECISION not in PRECISIONS:
-        raise InputError(f"TEST.PRECISION is {cfg.TEST.PRECISION!r}; choose one of {', '.join(PRECISIONS)}")
-    return PRECISIONS[cfg.TEST.PRECISION]
-
-
-def check_inference(cfg: CfgNode) -> None:
-    """Check how a model is to run, which takes no model.
-
-    Raises:
-        InputError: see `inference_precision`; or a model is to be compiled without being prepared.
-    """
-    inference_precision(cfg)
-    if cfg.TEST.COMPILE and not cfg.TEST.PREPARE:
-        raise InputError("TEST.COMPILE is True, but TEST.PREPARE is False: set TEST.PREPARE to True")
-
-
 def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """A copy of `model` for inference as `TEST.PREPARE`, `PRECISION`, `COMPILE`, `WINOGRAD` and `ON_DEMAND` say.
+    """A copy of `model` for inference as `TEST.PREPARE`, `PRECISION` and `COMPILE` say.
 
     Raises:
-        InputError: see `check_inference`.
+        InputError: `TEST.PRECISION` is unknown.
     """
-    check_inference(cfg)
-    dtype = inference_precision(cfg)
+    check_choice("TEST.PRECISION", cfg.TEST.PRECISION, PRECISIONS)
+    dtype = PRECISIONS[cfg.TEST.PRECISION]
     if cfg.TEST.PREPARE:
-        return prepare_for_inference(model, dtype, cfg.TEST.COMPILE, cfg.TEST.WINOGRAD, cfg.TEST.ON_DEMAND)
+        return prepare_for_inference(model, dtype, cfg.TEST.COMPILE)
     return InferenceModel(_copy_for_inference(model), next(model.parameters()).device.type, dtype)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
+from torch import Tensor
 
 PALETTE = colormap(rgb=True, maximum=1)
 STRIP_HEIGHT = 32  # pixels of a line of text above or below a picture
@@ -55,7 +56,9 @@ class PredictionDrawer:
             panels.append(np.vstack([text_strip(drawn.shape[1], [(title, "white")]), drawn]))
         return self._with_legend(tile(panels))
 
-    def _overlay(self, picture: np.ndarray, instances: Instances, scale: float = 1.0, classes=None) -> np.ndarray:
+    def _overlay(
+        self, picture: np.ndarray, instances: Instances, scale: float = 1.0, classes: Tensor | None = None
+    ) -> np.ndarray:
         if self.color_by == "level":
             colors = [level_color(level) for level in instances.levels.tolist()]
         else:

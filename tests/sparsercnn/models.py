@@ -1,20 +1,19 @@
 """A Sparse R-CNN small enough for unit tests, batches for it, and a comparison of how two of them train."""
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import nn
 from torch.testing import assert_close
 
-from sparsercnn import SparseRCNN, add_sparsercnn_config
+from sparsercnn import SparseRCNN, load_config
 
 
 def small_config(use_focal: bool = True) -> CfgNode:
     """R18-FPN, 32 channels, 2 stages, 10 proposals, 3 classes."""
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
+    cfg = load_config()
     cfg.MODEL.META_ARCHITECTURE = "SparseRCNN"
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
