@@ -13,7 +13,9 @@ from .winograd_gradients import input_gradient, weight_gradient
 
 
 def use_winograd_in_training(model: nn.Module) -> None:
-    """Replace each convolution that `suits_winograd` by a `WinogradConv2d` with the same parameters, in place."""
+    """On a CPU, replace each convolution that `suits_winograd` by a `WinogradConv2d` with its parameters, in place."""
+    if next(model.parameters()).device.type != "cpu":
+        return
     ours: dict[object, nn.Module] = {
         module: WinogradConv2d(module)
         for module in model.modules()
