@@ -12,7 +12,7 @@ endif
 DEMO := output/quickstart
 
 # Models in tests are tiny: two processes of one thread each are faster than one of two.
-PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: help demo test test-slow lint
 
