@@ -6,6 +6,7 @@ import logging
 import pickle
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,24 @@ class _SerializedList:
         return pickle.loads(memoryview(self._bytes[start : self._ends[idx]]))
 
 
+_default_serialize_method: Callable[[list], Sequence] = _SerializedList
+
+
+@contextmanager
+def set_default_dataset_from_list_serialize_method(new: Callable[[list], Sequence]) -> Iterator[None]:
+    """Make `DatasetFromList(..., serialize=True)` use another function within a `with` block.
+
+    Args:
+        new: makes from a list something with length and elements.
+    """
+    global _default_serialize_method
+    previous, _default_serialize_method = _default_serialize_method, new
+    try:
+        yield
+    finally:
+        _default_serialize_method = previous
+
+
 class DatasetFromList(data.Dataset):
     """A list as a data set.
 
@@ -109,7 +128,7 @@ class DatasetFromList(data.Dataset):
     def __init__(self, lst: list, copy: bool = True, serialize: bool | Callable[[list], Sequence] = True):
         self._copy = copy
         if serialize is True:
-            serialize = _SerializedList
+            serialize = _default_serialize_method
         self._serialized = bool(serialize)
         self._lst = serialize(lst) if serialize else lst
 
