@@ -130,7 +130,7 @@ xavier = partial(nn.init.kaiming_uniform_, a=1)
 
 
 def draw(fill, built: dict[str, nn.Conv2d], prefix: str = "") -> dict[str, torch.Tensor]:
-    """Weights of convolutions that were built in the order of the dict (which draws too), filled with a shortcut last."""
+    """Weights of convolutions, built in the order of the dict (which draws too) and then filled, a shortcut last."""
     for name in sorted(built, key=lambda name: name == "shortcut"):
         fill(built[name].weight)
     return {f"{prefix}{name}.weight": conv.weight for name, conv in built.items()}

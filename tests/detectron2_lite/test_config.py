@@ -107,7 +107,7 @@ TEST: {DETECTIONS_PER_IMG: 7, AUG_ON: True, AUG_MIN_SIZES: [5, 6]}
 
 def test_file_of_version_0_is_upgraded(tmp_path):
     cfg = get_cfg()
-    cfg.merge_from_file(write(tmp_path / "old.yaml", 'VERSION: 0\nMODEL: {RPN_HEAD: {NAME: "Mine"}, WEIGHT: "x.pkl"}\n'))
+    cfg.merge_from_file(write(tmp_path / "old.yaml", "VERSION: 0\nMODEL: {RPN_HEAD: {NAME: Mine}, WEIGHT: x.pkl}\n"))
     assert (cfg.MODEL.RPN.HEAD_NAME, cfg.MODEL.WEIGHTS, cfg.VERSION) == ("Mine", "x.pkl", 2)
     assert "RPN_HEAD" not in cfg.MODEL
 

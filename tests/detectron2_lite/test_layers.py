@@ -1,4 +1,4 @@
-"""Layers: wrappers, normalisation, deformable convolutions, ASPP, NMS, RoIAlign and box losses."""
+"""Layers: wrappers, normalization, deformable convolutions, NMS, RoIAlign and box losses."""
 
 import math
 
@@ -6,11 +6,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from detectron2.layers import (
-    ASPP,
     BatchNorm2d,
     CNNBlockBase,
     Conv2d,
-    CycleBatchNormList,
     DeformConv,
     DepthwiseSeparableConv2d,
     FrozenBatchNorm2d,
@@ -157,16 +155,6 @@ def test_frozen_batch_norm_saved_by_a_current_version_must_be_complete():
         FrozenBatchNorm2d(4).load_state_dict(state)
 
 
-def test_cycle_batch_norm_shares_the_affine_part_only():
-    norms = CycleBatchNormList(2, num_features=3)
-    assert [name for name, _ in norms.named_parameters()] == ["weight", "bias"]
-    norms(torch.randn(4, 3, 5, 5) + 10)
-    norms(torch.randn(4, 3, 5, 5) - 10)
-    norms(torch.randn(4, 3, 5, 5) + 10)
-    assert (norms[0].running_mean > 0).all() and (norms[1].running_mean < 0).all()
-    assert [norm.num_batches_tracked.item() for norm in norms] == [2, 1]
-
-
 def _sync_batch_norm_worker(rank: int, stats_mode: str, batches: list[torch.Tensor], out_dir: str):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{out_dir}/init", rank=rank, world_size=len(batches)
@@ -253,20 +241,6 @@ def test_depthwise_separable_convolution():
     assert conv(x).shape == (2, 6, 5, 5)
     assert conv.depthwise.weight.shape == (4, 1, 3, 3) and conv.depthwise.bias is None
     assert conv.pointwise.weight.shape == (6, 4, 1, 1) and conv.pointwise.bias is not None
-
-
-@pytest.mark.parametrize("separable", [False, True])
-def test_aspp_keeps_the_size(separable):
-    aspp = ASPP(3, 5, [2, 3, 4], norm="BN", activation=nn.ReLU(), use_depthwise_separable_conv=separable).eval()
-    assert aspp(torch.randn(2, 3, 7, 9)).shape == (2, 5, 7, 9)
-    assert aspp.convs[0].activation is not aspp.project.activation
-
-
-def test_aspp_pool_must_divide_the_input():
-    aspp = ASPP(3, 5, [2, 3, 4], norm="", activation=F.relu, pool_kernel_size=(2, 4))
-    assert aspp(torch.randn(1, 3, 4, 8)).shape == (1, 5, 4, 8)
-    with pytest.raises(ValueError, match="pool_kernel_size"):
-        aspp(torch.randn(1, 3, 4, 6))
 
 
 def test_cat_of_one_tensor_is_that_tensor():

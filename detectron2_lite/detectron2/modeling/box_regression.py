@@ -4,12 +4,11 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 # Keeps exp(dw) finite: no box grows more than from a stride of 16 to 1000 pixels.
 _DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
 
-__all__ = ["Box2BoxTransform", "Box2BoxTransformLinear"]
+__all__ = ["Box2BoxTransform"]
 
 
 class Box2BoxTransform:
@@ -77,51 +76,3 @@ class Box2BoxTransform:
         half_w = 0.5 * torch.exp(dw) * widths[:, None]
         half_h = 0.5 * torch.exp(dh) * heights[:, None]
         return torch.stack((x - half_w, y - half_h, x + half_w, y + half_h), dim=-1).reshape(deltas.shape)
-
-
-class Box2BoxTransformLinear:
-    """Deltas (l, t, r, b): distances from the centre of the source box to the sides of the target.
-
-    Tian et al., FCOS: Fully Convolutional One-Stage Object Detection, ICCV 2019.
-
-    Args:
-        normalize_by_size: measure the distances in widths and heights of the source box.
-    """
-
-    def __init__(self, normalize_by_size: bool = True) -> None:
-        self.normalize_by_size = normalize_by_size
-
-    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        """Deltas that turn source into target boxes; the centre of a source box must lie in its target.
-
-        Args:
-            src_boxes: (N, 4) xyxy.
-            target_boxes: (N, 4) xyxy.
-
-        Returns:
-            (N, 4).
-        """
-        assert isinstance(src_boxes, Tensor), type(src_boxes)
-        assert isinstance(target_boxes, Tensor), type(target_boxes)
-        centres = 0.5 * (src_boxes[:, :2] + src_boxes[:, 2:])
-        deltas = torch.cat((centres - target_boxes[:, :2], target_boxes[:, 2:] - centres), dim=1)
-        if self.normalize_by_size:
-            deltas = deltas / (src_boxes[:, 2:] - src_boxes[:, :2]).repeat(1, 2)
-        return deltas
-
-    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
-        """Transform boxes by deltas; negative deltas count as 0, so that boxes are valid.
-
-        Args:
-            deltas: (N, k * 4), k sets of deltas for each box.
-            boxes: (N, 4) xyxy.
-
-        Returns:
-            (N, k * 4) xyxy.
-        """
-        boxes = boxes.to(deltas.dtype)
-        centres = 0.5 * (boxes[:, None, :2] + boxes[:, None, 2:])
-        sides = F.relu(deltas).reshape(boxes.shape[0], deltas.shape[1] // 4, 4)
-        if self.normalize_by_size:
-            sides = sides * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)[:, None]
-        return torch.cat((centres - sides[..., :2], centres + sides[..., 2:]), dim=-1).reshape(deltas.shape)
