@@ -17,7 +17,7 @@ def test_deltas_by_hand():
     transform = Box2BoxTransform(weights=(2, 2, 1, 1))
     src, target = torch.tensor([[0.0, 0, 10, 20]]), torch.tensor([[5.0, 5, 25, 15]])
     deltas = transform.get_deltas(src, target)
-    # Centres (5, 10) and (15, 10), sizes (10, 20) and (20, 10)
+    # Centers (5, 10) and (15, 10), sizes (10, 20) and (20, 10)
     torch.testing.assert_close(deltas, torch.tensor([[2.0, 0, math.log(2), -math.log(2)]]))
 
 

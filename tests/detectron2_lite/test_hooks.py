@@ -231,7 +231,7 @@ def test_profiler_saves_a_trace(tmp_path):
     assert trace
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="shows the behaviour without CUDA")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows the behavior without CUDA")
 def test_memory_stats_are_silent_without_cuda(caplog):
     with caplog.at_level(logging.INFO):
         make_trainer(hooks.TorchMemoryStats(period=1)).train(0, 2)

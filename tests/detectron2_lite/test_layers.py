@@ -94,7 +94,7 @@ def test_get_norm_without_layer_callable_and_unknown():
         get_norm("NoSuchNorm", 8)
 
 
-def test_layer_norm_normalises_channels_of_each_pixel():
+def test_layer_norm_normalizes_channels_of_each_pixel():
     norm = get_norm("LN", 6)
     nn.init.uniform_(norm.weight)
     nn.init.uniform_(norm.bias)
@@ -272,7 +272,7 @@ def test_batched_nms_keeps_overlaps_between_groups():
 
 
 def test_aligned_roi_align_has_no_half_pixel_shift():
-    """On a ramp, a bin's value is the coordinate of its centre; pixel i has its centre at i + 0.5."""
+    """On a ramp, a bin's value is the coordinate of its center; pixel i has its center at i + 0.5."""
     ramp = torch.arange(10.0).reshape(1, 1, 1, 10).expand(1, 1, 10, 10)
     rois = torch.tensor([[0, 2, 2, 6, 6]], dtype=torch.float32)
     aligned = ROIAlign((4, 4), 1.0, 0, aligned=True)(ramp, rois)[0, 0, 0]
@@ -295,7 +295,7 @@ def test_roi_align_of_nothing_and_repr():
 
 def test_diou_and_ciou_by_hand():
     big, quarter = torch.tensor([[-1.0, -1, 1, 1]]), torch.tensor([[0.0, 0, 1, 1]])
-    # IoU 1/4, squared centre distance 1/2, squared diagonal of the enclosing box 8
+    # IoU 1/4, squared center distance 1/2, squared diagonal of the enclosing box 8
     torch.testing.assert_close(diou_loss(big, quarter), torch.tensor([1 - 0.25 + 0.5 / 8]), atol=1e-5, rtol=0)
     torch.testing.assert_close(ciou_loss(big, quarter), torch.tensor([1 - 0.25 + 0.5 / 8]), atol=1e-5, rtol=0)
     wide = torch.tensor([[0.0, 0, 2, 1]])

@@ -285,7 +285,7 @@ class LRScheduler(HookBase):
 
 
 class EvalHook(HookBase):
-    """Run an evaluation function periodically, and after training. It runs in every process and synchronises them.
+    """Run an evaluation function periodically, and after training. It runs in every process and synchronizes them.
 
     Args:
         eval_period: run every this many iterations, 0 to run after training only.

@@ -1,4 +1,4 @@
-"""Normalisation layers, and the names by which configs choose them."""
+"""Normalization layers, and the names by which configs choose them."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from .wrappers import BatchNorm2d
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch normalisation whose statistics and affine parameters never change.
+    """Batch normalization whose statistics and affine parameters never change.
 
     All four are buffers: they are saved and loaded, and no optimizer sees them. Checkpoints without
     running statistics (from Caffe2, which folds them into the affine parameters) load as they are.
@@ -157,7 +157,7 @@ class NaiveSyncBatchNorm(BatchNorm2d):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the channels of each pixel of a (B, C, H, W) tensor.
+    """Layer normalization over the channels of each pixel of a (B, C, H, W) tensor.
 
     Liu et al., A ConvNet for the 2020s, CVPR 2022.
 
@@ -193,7 +193,7 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
-    """Build the normalisation layer that a config names.
+    """Build the normalization layer that a config names.
 
     Args:
         norm: "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN" or "naiveSyncBN_N"; "" or None for

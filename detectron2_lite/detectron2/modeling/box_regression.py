@@ -12,7 +12,7 @@ __all__ = ["Box2BoxTransform"]
 
 
 class Box2BoxTransform:
-    """Deltas (dx, dy, dw, dh): centre shift relative to the size, and log of the size ratio.
+    """Deltas (dx, dy, dw, dh): center shift relative to the size, and log of the size ratio.
 
     Girshick et al., Rich Feature Hierarchies for Accurate Object Detection, CVPR 2014, appendix C.
 
@@ -39,12 +39,12 @@ class Box2BoxTransform:
         assert isinstance(target_boxes, Tensor), type(target_boxes)
         src_sizes = src_boxes[:, 2:] - src_boxes[:, :2]
         assert (src_sizes[:, 0] > 0).all().item(), "Input boxes to Box2BoxTransform are not valid!"
-        src_centres = src_boxes[:, :2] + 0.5 * src_sizes
+        src_centers = src_boxes[:, :2] + 0.5 * src_sizes
         target_sizes = target_boxes[:, 2:] - target_boxes[:, :2]
-        target_centres = target_boxes[:, :2] + 0.5 * target_sizes
+        target_centers = target_boxes[:, :2] + 0.5 * target_sizes
 
         wx, wy, ww, wh = self.weights
-        shift = (target_centres - src_centres) / src_sizes
+        shift = (target_centers - src_centers) / src_sizes
         log_ratio = torch.log(target_sizes / src_sizes)
         return torch.stack((wx * shift[:, 0], wy * shift[:, 1], ww * log_ratio[:, 0], wh * log_ratio[:, 1]), dim=1)
 
@@ -62,8 +62,8 @@ class Box2BoxTransform:
         boxes = boxes.to(deltas.dtype)
         widths = boxes[:, 2] - boxes[:, 0]
         heights = boxes[:, 3] - boxes[:, 1]
-        centre_x = boxes[:, 0] + 0.5 * widths
-        centre_y = boxes[:, 1] + 0.5 * heights
+        center_x = boxes[:, 0] + 0.5 * widths
+        center_y = boxes[:, 1] + 0.5 * heights
 
         wx, wy, ww, wh = self.weights
         dx = deltas[:, 0::4] / wx
@@ -71,8 +71,8 @@ class Box2BoxTransform:
         dw = torch.clamp(deltas[:, 2::4] / ww, max=self.scale_clamp)
         dh = torch.clamp(deltas[:, 3::4] / wh, max=self.scale_clamp)
 
-        x = dx * widths[:, None] + centre_x[:, None]
-        y = dy * heights[:, None] + centre_y[:, None]
+        x = dx * widths[:, None] + center_x[:, None]
+        y = dy * heights[:, None] + center_y[:, None]
         half_w = 0.5 * torch.exp(dw) * widths[:, None]
         half_h = 0.5 * torch.exp(dh) * heights[:, None]
         return torch.stack((x - half_w, y - half_h, x + half_w, y + half_h), dim=-1).reshape(deltas.shape)

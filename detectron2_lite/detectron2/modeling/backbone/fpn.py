@@ -34,7 +34,7 @@ class FPN(Backbone):
         bottom_up: the network whose features are fused.
         in_features: names of its outputs to use, highest resolution first; strides must double from one to the next.
         out_channels: channels of every output.
-        norm: normalisation after every convolution; a name for `get_norm`.
+        norm: normalization after every convolution; a name for `get_norm`.
         top_block: makes further levels above the highest. It has `num_levels`, `in_feature` (an output of the bottom-up
             network or of FPN), and returns a list of tensors.
         fuse_type: "sum", or "avg" for half the sum.

@@ -43,7 +43,7 @@ class BasicBlock(CNNBlockBase):
         in_channels: channels of the input.
         out_channels: channels of the output.
         stride: stride of the first convolution.
-        norm: normalisation after every convolution; a name for `get_norm`.
+        norm: normalization after every convolution; a name for `get_norm`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN") -> None:
@@ -71,7 +71,7 @@ class BottleneckBlock(CNNBlockBase):
         bottleneck_channels: channels of the 3×3 convolution.
         stride: stride of the block.
         num_groups: groups of the 3×3 convolution.
-        norm: normalisation after every convolution; a name for `get_norm`.
+        norm: normalization after every convolution; a name for `get_norm`.
         stride_in_1x1: put the stride in the first 1×1 convolution (as the original models do) instead of the 3×3.
         dilation: dilation of the 3×3 convolution.
     """
@@ -174,7 +174,7 @@ class BasicStem(CNNBlockBase):
     Args:
         in_channels: channels of the image.
         out_channels: channels of the output.
-        norm: normalisation after the convolution; a name for `get_norm`.
+        norm: normalization after the convolution; a name for `get_norm`.
     """
 
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: str = "BN") -> None:
