@@ -79,8 +79,8 @@ class _MapIterableDataset(data.IterableDataset):
 class _TorchSerializedList:
     """A list as one tensor of pickled bytes, whose memory data loader workers share.
 
-    Forked workers do because reading it, unlike reading Python objects, writes no reference counts; spawned ones because
-    torch moves tensors that are sent to another process into shared memory.
+    Forked workers do because reading it, unlike reading Python objects, writes no reference counts; spawned ones
+    because torch moves tensors that are sent to another process into shared memory.
     """
 
     def __init__(self, lst: list):
