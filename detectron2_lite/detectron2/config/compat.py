@@ -120,7 +120,7 @@ def _join_anchors(cfg: CfgNode) -> None:
 
 def _has(cfg: CfgNode, key: str) -> bool:
     first, _, rest = key.partition(".")
-    return first in cfg and (not rest or _has(cfg[first], rest))
+    return isinstance(cfg, CfgNode) and first in cfg and (not rest or _has(cfg[first], rest))
 
 
 def _put(cfg: CfgNode, key: str, value: object) -> None:
