@@ -217,7 +217,7 @@ def parts(model: nn.Module) -> harness.Parts:
     return {
         "backbone": (model.backbone, "forward"),
         "head": (model.head, "forward"),
-        "head: pyramid for pooling": (model.head.routing, "prepare"),
+        "head: pyramid for pooling": (model.head.routing.pooler, "prepare"),
         "head: pooling": (model.head.routing, "forward"),
         "matching and losses": (model.criterion, "forward"),
     }

@@ -67,14 +67,17 @@ def training_batch(sizes: tuple[tuple[int, int], ...] = ((64, 96), (80, 64))) ->
 
 
 def assert_same_training(ours: nn.Module, plain: nn.Module, batch: list[dict] | None = None) -> None:
-    """Both, in double precision, have the same losses and the same gradient of every parameter."""
+    """Both, in double precision, have the same losses and the same gradient of every parameter.
+
+    But for the rounding of boxes between stages: detectron2 decodes them in float32, whatever the model's precision.
+    """
     losses, gradients = _losses_and_gradients(ours, batch or training_batch())
     expected_losses, expected_gradients = _losses_and_gradients(plain, batch or training_batch())
-    assert_close(losses, expected_losses, rtol=1e-8, atol=1e-8)
+    assert_close(losses, expected_losses, rtol=1e-5, atol=1e-6)
     assert gradients.keys() == expected_gradients.keys()
     largest = max(g.norm() for g in expected_gradients.values())
     for name, expected in expected_gradients.items():
-        assert (gradients[name] - expected).norm() <= 1e-8 * expected.norm() + 1e-10 * largest, name
+        assert (gradients[name] - expected).norm() <= 1e-5 * expected.norm() + 1e-8 * largest, name
 
 
 def _losses_and_gradients(built: nn.Module, batch: list[dict]) -> tuple[dict, dict]:
