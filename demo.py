@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--confidence-threshold", type=_share, default=0.5, help="lowest score to draw (default: 0.5)")
     parser.add_argument("--stages", action="store_true", help="draw one panel per refinement stage")
     parser.add_argument(
-        "--color-by", choices=["class", "level"], default="class", help="what box colours mean (default: class)"
+        "--color-by", choices=["class", "level"], default="class", help="what box colors mean (default: class)"
     )
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config options, last on the line"

@@ -47,7 +47,7 @@ def load_config(file: str | os.PathLike | None = None, options: Sequence = ()) -
 
 
 def _defaults() -> CfgNode:
-    # Here the packages meet, and only here: `sparsercnn` works without `necks` and what that imports.
+    # Late: this function and `build_model` are where the packages meet; all else here works without `necks`.
     from necks import add_neck_config
 
     cfg = get_cfg()

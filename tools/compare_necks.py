@@ -36,7 +36,7 @@ from sparsercnn.errors import InputError
 from sparsercnn.evaluation.costs import measure_costs
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 METRICS = {"AP": "AP", "APs": "AP_s", "APm": "AP_m", "APl": "AP_l"}
 """COCO metrics as detectron2 names them, and as the table does."""
@@ -136,7 +136,7 @@ def _write(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def summarise(results: list[dict[str, float | None]]) -> dict[str, dict]:
+def summarize(results: list[dict[str, float | None]]) -> dict[str, dict]:
     """{metric: mean, standard deviation (None for one run) and the values} over the runs of one neck."""
     summary = {}
     for metric in METRICS:
@@ -229,7 +229,7 @@ def compare(args: argparse.Namespace, command: str) -> str:
                 bar.set_description(f"{name}, seed {cfg.SEED} of {args.seeds}")
                 results[name].append(train(cfg, bar))
         for name, row in rows.items():
-            row["metrics"] = summarise(results[name])
+            row["metrics"] = summarize(results[name])
         cfg = runs[0][1]
         caption += f"; {cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images, {args.seeds} seeds"
         caption += f", {', '.join(cfg.DATASETS.TEST)}"

@@ -12,7 +12,7 @@ import matplotlib
 from sparsercnn.errors import InputError
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 LAST_STAGE_LOSSES = {"loss_ce": "class", "loss_bbox": "L1", "loss_giou": "GIoU"}
 

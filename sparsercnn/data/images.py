@@ -12,7 +12,7 @@ def read_image(path: str, image_format: str) -> np.ndarray:
     """Read an image upright: (H, W, 3) uint8.
 
     Args:
-        path: of any format that Pillow reads; grey, palette, CMYK, 16-bit and transparent images are converted.
+        path: of any format that Pillow reads; gray, palette, CMYK, 16-bit and transparent images are converted.
         image_format: channel order, "RGB" or "BGR" or another that detectron2's `read_image` takes.
 
     Raises:

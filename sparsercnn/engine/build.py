@@ -13,7 +13,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
     Raises:
         InputError: a part of the model cannot be built as the config says.
     """
-    # Late, because only configs with necks need the package.
+    # Late: this function and `load_config` are where the packages meet; all else here works without `necks`.
     from necks import NeckConfigError
 
     try:

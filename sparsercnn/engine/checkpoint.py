@@ -34,7 +34,7 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
     * A file holding anything but tensors, arrays and plain values is refused before any of its code could run.
     * A checkpoint appears under its name only when it is complete; so does the `last_checkpoint` tag.
     * Loading a checkpoint of another architecture is an `InputError` that lists what does not fit. Class layers of
-      another size keep their initialisation, with detectron2's warning, so that a model fine-tunes on other classes.
+      another size keep their initialization, with detectron2's warning, so that a model fine-tunes on other classes.
       A backbone alone (an ImageNet model) may have layers that this backbone lacks and the other way round, up to a
       quarter of them.
 

@@ -103,12 +103,16 @@ def _check_evaluation(cfg: CfgNode) -> None:
     if cfg.TEST.AUG.ENABLED and not (sizes and all(isinstance(size, int) and size > 0 for size in sizes)):
         raise InputError(f"TEST.AUG.MIN_SIZES is {sizes}; it must list the shorter sides in pixels of the views")
     for entry in cfg.TEST.EXPECTED_RESULTS:
-        names, numbers = entry[:2], entry[2:]
-        is_result = all(isinstance(x, str) for x in names) and all(isinstance(x, int | float) for x in numbers)
-        if len(entry) != 4 or not is_result:
+        if not _is_expected_result(entry):
             raise InputError(
                 f"TEST.EXPECTED_RESULTS: {entry} must be [task, metric, value, tolerance], like ['bbox', 'AP', 42, 0.5]"
             )
+
+
+def _is_expected_result(entry: object) -> bool:
+    if not isinstance(entry, list | tuple) or len(entry) != 4:
+        return False
+    return all(isinstance(x, str) for x in entry[:2]) and all(isinstance(x, int | float) for x in entry[2:])
 
 
 def _check_writable(folder: str) -> None:

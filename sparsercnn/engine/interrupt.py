@@ -3,7 +3,7 @@
 import signal
 from types import FrameType
 
-from detectron2.engine import HookBase
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.utils import comm
 
 
@@ -13,6 +13,8 @@ class StopAtInterrupt(HookBase):
     A second interrupt stops at once. With several processes every interrupt does: they get the signal in different
     iterations, and one that stops would leave the others waiting.
     """
+
+    trainer: DefaultTrainer
 
     def before_train(self) -> None:
         self.interrupted = False

@@ -14,11 +14,11 @@ IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
 
 def from_old_layout(checkpoint: dict) -> dict:
-    """A checkpoint with its training state under "trainer", where detectron2 has it since version 0.5.
+    """A checkpoint with its training state under "trainer", where detectron2 looks for it.
 
     Args:
-        checkpoint: as loaded. If it holds "optimizer", "scheduler" and "iteration" beside the model, as those of
-            earlier versions do, they move; any other is returned as it is.
+        checkpoint: as loaded. If it holds "optimizer", "scheduler" and "iteration" beside the model, as earlier
+            versions of detectron2 wrote them, they move; any other is returned as it is.
     """
     if not checkpoint.keys() >= {"optimizer", "scheduler", "iteration"}:
         return checkpoint

@@ -71,7 +71,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks([*self.build_hooks(), StopAtInterrupt()])
 
-    def train(self) -> OrderedDict | None:
+    def train(self) -> OrderedDict | None:  # type: ignore[override]  # the arguments of DefaultTrainer's
         """Train from `start_iter` to `max_iter`.
 
         Raises:
@@ -143,7 +143,12 @@ class Trainer(DefaultTrainer):
         raise InputError(f"data set {dataset_name} has evaluator_type {kind!r}; only coco and pascal_voc are evaluated")
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> OrderedDict:
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None,
+    ) -> OrderedDict:
         """Evaluate a copy of `model`, prepared for inference, on `DATASETS.TEST`.
 
         With `TEST.AUG` enabled it is evaluated again with test-time augmentation; these results have the suffix `_TTA`.

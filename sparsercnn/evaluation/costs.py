@@ -103,7 +103,7 @@ def measure_latency(
         for name, detector in detectors.items():
             start = time.perf_counter()
             detector([{"image": image}])
-            _synchronise(detector)
+            _synchronize(detector)
             if i > 0:
                 times[name].append(1000 * (time.perf_counter() - start))
         progress()
@@ -136,7 +136,7 @@ def measure_memory(detector: nn.Module, image: Tensor) -> float:
     return peak / 2**20
 
 
-def _synchronise(detector: nn.Module) -> None:
+def _synchronize(detector: nn.Module) -> None:
     device = next(detector.parameters()).device
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -30,7 +30,7 @@ COST_ONLY = ["MODEL.NECK.OUT_CHANNELS", "16"]
 
 @pytest.fixture
 def train_config(tmp_path):
-    """A config that trains on four images of coloured rectangles, registered as `rectangles`."""
+    """A config that trains on four images of colored rectangles, registered as `rectangles`."""
     random = np.random.default_rng(0)
     annotations = []
     for i in range(4):
@@ -186,7 +186,7 @@ def test_runs_share_seeds_and_keep_the_shape_of_the_schedule(tmp_path, train_con
 
 def test_summary_has_the_sample_deviation_and_leaves_out_missing_metrics():
     runs = [{"AP": 10.0, "APs": None, "APm": 1.0, "APl": 3.0}, {"AP": 14.0, "APs": None, "APm": None, "APl": 3.0}]
-    summary = compare_necks.summarise(runs)
+    summary = compare_necks.summarize(runs)
     assert summary["AP"]["mean"] == 12 and summary["AP"]["std"] == pytest.approx(8**0.5)
     assert summary["APs"]["mean"] is None
     assert summary["APm"] == {"mean": 1.0, "std": None, "values": [1.0]}

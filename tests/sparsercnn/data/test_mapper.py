@@ -91,17 +91,17 @@ def test_photos_read_as_detectron2_reads_them():
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA", "I;16"])
 def test_every_kind_of_image_becomes_three_channels(tmp_path, mode):
-    grey = Image.fromarray(np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8))
+    gray = Image.fromarray(np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8))
     if mode == "I;16":
-        image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 256)
+        image = Image.fromarray(np.asarray(gray).astype(np.uint16) * 256)
     else:
-        image = grey.convert(mode)
+        image = gray.convert(mode)
     path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
     image.save(path)
     array = read_image(str(path), "RGB")
     assert array.shape == (30, 40, 3) and array.dtype == np.uint8
     if mode not in ("1", "P", "CMYK"):
-        assert np.abs(array[..., 0].astype(int) - np.asarray(grey)).max() <= 1
+        assert np.abs(array[..., 0].astype(int) - np.asarray(gray)).max() <= 1
 
 
 def test_sideways_photos_are_turned_upright(tmp_path):

@@ -71,7 +71,7 @@ def test_views_of_test_time_augmentation_have_sizes(cfg, sizes):
     assert str(sizes) in error_of(cfg, "TEST.AUG.MIN_SIZES", sizes)
 
 
-@pytest.mark.parametrize("entry", [["bbox", "AP", 42.0], ["bbox", "AP", "42", 0.5], ["AP", 42.0, 0.5, 1]])
+@pytest.mark.parametrize("entry", [["bbox", "AP", 42.0], ["bbox", "AP", "42", 0.5], ["AP", 42.0, 0.5, 1], "bbox", 3])
 def test_expected_results_are_checked_before_they_are_needed(cfg, entry):
     assert str(entry) in error_of(cfg, "TEST.EXPECTED_RESULTS", [["bbox", "AP50", 60, 1.5], entry])
 
