@@ -13,31 +13,6 @@ NECKS = ["AugFPN", "BiFPN", "FPN", "NASFPN", "PANet", "RFP", "SA", "SSD"]
 SHORTHANDS = {"pan": "PANet", "ihp": "SA"} | {name.lower(): name for name in NECKS if name not in ("FPN", "PANet")}
 
 
-@BACKBONE_REGISTRY.register()
-def build_strided_patches(cfg, input_shape):
-    return StridedPatches()
-
-
-class StridedPatches(Backbone):
-    """Not a ResNet: levels of its own names, and constraints on the padding."""
-
-    def __init__(self):
-        super().__init__()
-        self.fine, self.coarse = nn.Conv2d(3, 5, 8, stride=8), nn.Conv2d(3, 7, 16, stride=16)
-
-    def forward(self, x):
-        return {"fine": self.fine(x), "coarse": self.coarse(x)}
-
-    def output_shape(self):
-        return {"fine": ShapeSpec(channels=5, stride=8), "coarse": ShapeSpec(channels=7, stride=16)}
-
-    size_divisibility = 48
-
-    @property
-    def padding_constraints(self):
-        return {"square_size": 96}
-
-
 def test_all_necks_of_the_project_are_registered():
     assert set(NECKS) <= {name for name, _ in NECK_REGISTRY}
 

@@ -13,12 +13,18 @@ OPTIONS = {
     "FPN sni": ("FPN", "FPN.UPSAMPLE", "sni"),
     "FPN bottom-up": ("FPN", "FPN.TOP_DOWN", False),
     "FPN no lateral": ("FPN", "FPN.LATERAL", False, "FPN.UPSAMPLE", "bilinear"),
+    "FPN soft bilinear": ("FPN", "FPN.UPSAMPLE", "soft_bilinear"),
     "FPN conv": ("FPN", "EXTRA_LEVELS", "conv"),
+    "FPN conv from output": ("FPN", "EXTRA_LEVELS", "conv_from_output"),
     "PANet esd1": ("PANet", "PANET.DOWNSAMPLE", "esd1"),
     "BiFPN softmax esd2": ("BiFPN", "BIFPN.FUSION", "softmax", "BIFPN.DOWNSAMPLE", "esd2"),
     "BiFPN unbounded conv": ("BiFPN", "BIFPN.FUSION", "unbounded", "BIFPN.DOWNSAMPLE", "conv"),
+    "BiFPN sum": ("BiFPN", "BIFPN.FUSION", "sum"),
+    "BiFPN as in paper": ("BiFPN", "BIFPN.AS_IN_PAPER", True),
+    "RFP shared": ("RFP", "RFP.SHARED", True, "RFP.STEPS", 3),
     "SA top-down": ("SA", "SA.FUSION", "top_down", "SA.CONV", "gsconve2", "SA.DOWNSAMPLE", "esd2"),
     "SA ihp": ("SA", "SA.FUSION", "none", "SA.CONV", "gsconv"),
+    "SA sum": ("SA", "SA.ASSEMBLY", "sum", "SA.DOWNSAMPLE", "esd1"),
 }
 REGISTERED = {name: (name,) for name, _ in NECK_REGISTRY}
 ALL = {**REGISTERED, **OPTIONS}
@@ -55,8 +61,9 @@ def test_contract(build_neck, neck, levels, size, mode):
     high = low + (num_levels or len(in_features))
     expected = {f"p{level}": ShapeSpec(channels=16, stride=2**level) for level in range(low, high)}
     assert backbone.output_shape() == expected
-    assert list(pyramid) == list(expected)
-    for x, shape in zip(pyramid.values(), expected.values(), strict=True):
+    pyramids = ["", *(backbone.auxiliary_pyramids if mode == "train" else ())]
+    assert list(pyramid) == [prefix + name for prefix in pyramids for name in expected]
+    for x, shape in zip(pyramid.values(), [*expected.values()] * len(pyramids), strict=True):
         assert x.shape == (2, 16, *(-(-side // shape.stride) for side in SIZES[size]))
         assert x.isfinite().all()
 
