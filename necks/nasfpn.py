@@ -23,7 +23,7 @@ CELLS_READ = (3, 4, 5, 7, 7)
 
 
 def max_pool(x: Tensor, factor: int) -> Tensor:
-    """The maximum of each factor × factor cells of (B, C, H, W), sizes rounded up: at the border of those that exist."""
+    """The maximum of each factor × factor cells of (B, C, H, W), at the border of those that exist; sizes round up."""
     # Padding in place of `ceil_mode`, because that one ties an exported graph to the parity of the size.
     height, width = size_of(x)
     return F.max_pool2d(F.pad(x, (0, -width % factor, 0, -height % factor), value=-torch.inf), factor)

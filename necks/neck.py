@@ -119,8 +119,8 @@ class NeckBackbone(Backbone):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise NeckConfigError(
-                f"batch norm cannot learn from one value: of images {tuple(images.shape)} a level has one pixel in all. "
-                "Train with more images per device, larger images or fewer levels, or choose another norm"
+                f"batch norm cannot learn from one value: of {tuple(images.shape)} images a level has one pixel in all; "
+                "train with more images per device, larger images or fewer levels, or choose another norm"
             ) from error
 
     def pyramid(self, images: Tensor) -> dict[str, Tensor]:
