@@ -80,9 +80,12 @@ class Steps:
 
 
 def _round_boxes(pooler: Pooler) -> None:
-    """Let it read boxes in float32, as detectron2's `Boxes` hold them: the baseline's always does."""
+    """Let it read boxes in float32, as detectron2's `Boxes` hold them, and calculate in the type of the features.
+
+    The baseline's always does so.
+    """
     pool = pooler.pool
-    pooler.pool = lambda pyramid, boxes, levels: pool(pyramid, boxes.float().to(boxes.dtype), levels)
+    pooler.pool = lambda pyramid, boxes, levels: pool(pyramid, boxes.float().to(pyramid.maps[0].dtype), levels)
 
 
 Maker = Callable[[Iterator[list[dict]]], SimpleTrainer]
