@@ -56,11 +56,12 @@ class ResidualFeatureAugmentation(nn.Module):
 
     def contexts(self, x: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) to one (B, out_channels, H, W) per ratio."""
-        size = size_of(x)
+        height, width = size_of(x)
         contexts = []
         for ratio, reduce_channels in zip(self.ratios, self.reduce, strict=True):
-            pooled = F.adaptive_avg_pool2d(x, [pooled_length(length, ratio) for length in size])
-            contexts.append(F.interpolate(reduce_channels(pooled), size=size, mode="bilinear", align_corners=True))
+            context = F.adaptive_avg_pool2d(x, (pooled_length(height, ratio), pooled_length(width, ratio)))
+            context = reduce_channels(context)
+            contexts.append(F.interpolate(context, size=(height, width), mode="bilinear", align_corners=True))
         return contexts
 
     def weights(self, contexts: list[Tensor]) -> Tensor:
