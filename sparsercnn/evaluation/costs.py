@@ -1,4 +1,4 @@
-"""What detectors cost: parameters and GFLOPs of their parts, latency and peak memory."""
+"""What detectors cost: parameters and multiply-adds of their parts, latency and peak memory."""
 
 import json
 import statistics
@@ -19,7 +19,7 @@ from ..fast.inference import prepare_for_inference
 
 
 def measure_costs(configs: dict[str, CfgNode], size: tuple[int, int], rounds: int) -> dict[str, dict]:
-    """Parameters, GFLOPs, latency and memory of each detector on one image of `size` (height, width)."""
+    """Parameters, billions of multiply-adds (GMACs), latency and memory of each detector on one image of `size` (height, width)."""
     image = torch.randint(256, (3, *size), generator=torch.Generator().manual_seed(0)).float()
     costs: dict[str, dict] = {}
     detectors = {}
@@ -27,7 +27,7 @@ def measure_costs(configs: dict[str, CfgNode], size: tuple[int, int], rounds: in
         detector = _build_untrained(cfg)
         costs[name] = {
             "parameters": count_parameters(detector),
-            "gflops": count_gflops(detector, image),
+            "gmacs": count_gmacs(detector, image),
             "latency_ms": {},
             "memory_mib": {},
         }
@@ -70,7 +70,7 @@ def count_parameters(detector: nn.Module) -> dict[str, float]:
     return _by_part(count(detector), *(count(detector.get_submodule(part)) for part in parts))
 
 
-def count_gflops(detector: nn.Module, image: Tensor) -> dict[str, float]:
+def count_gmacs(detector: nn.Module, image: Tensor) -> dict[str, float]:
     """Billions of multiply-adds for one image (3, H, W), by part, as fvcore counts them.
 
     It counts convolutions and matrix products; pooling, norms and other element-wise arithmetic are left out.
