@@ -19,7 +19,7 @@ from ..fast.inference import prepare_for_inference
 
 
 def measure_costs(configs: dict[str, CfgNode], size: tuple[int, int], rounds: int) -> dict[str, dict]:
-    """Parameters, billions of multiply-adds (GMACs), latency and memory of each detector on one image of `size` (height, width)."""
+    """Parameters, billions of multiply-adds, latency and memory of each detector on one image of a (height, width)."""
     image = torch.randint(256, (3, *size), generator=torch.Generator().manual_seed(0)).float()
     costs: dict[str, dict] = {}
     detectors = {}
