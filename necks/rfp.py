@@ -59,8 +59,8 @@ class RFP(Neck):
         num_levels: output levels, 0 for as many as inputs.
         norm: a name that `detectron2.layers.get_norm` knows, "" for none.
         steps: how often the image is looked at, 2 or more.
-        shared: the bottom-up network is the same in all steps. Otherwise each step after the first has its own, which
-            starts as a copy of the first and doubles its parameters.
+        shared: the bottom-up network is the same in all steps. Otherwise each step after the first has one of its own,
+            which starts as a copy of the first.
         extra_levels: makes the levels above the inputs, one of `necks.layers.EXTRA_LEVELS`.
 
     Raises:
