@@ -1,59 +1,124 @@
 """Convolutions for inference on CPUs, computed as suits their shape, with what follows them included."""
 
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from .winograd import suits_winograd, transform_filters, winograd_conv2d
 
+# oneDNN arranges weights as suits maps of this height and width, and takes others too.
+USUAL_SIZE = (32, 32)
 
-def has_onednn(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is there and this CPU has the instructions that it needs for `dtype`."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    pixel, row = torch.zeros(1, 1, 1, 1, dtype=dtype), torch.zeros(1, 1, dtype=dtype)
-    try:
-        torch.ops.mkldnn._convolution_pointwise(pixel, pixel, None, [0, 0], [1, 1], [1, 1], 1, "none", [], None)
-        torch.ops.mkldnn._linear_pointwise(row, row, None, "none", [], "")
-    except RuntimeError:
-        return False
-    return True
+
+class Activation(NamedTuple):
+    """A function of each element that oneDNN applies to what a convolution gives, while it is in registers.
+
+    Attributes:
+        name: oneDNN's name for it.
+        algorithm: which approximation, where oneDNN has several.
+        in_place: the same for a tensor that is written already.
+    """
+
+    name: str
+    algorithm: str | None
+    in_place: Callable[[Tensor], Tensor]
+
+
+ACTIVATIONS = {
+    "relu": Activation("relu", None, torch.ops.aten.relu_),
+    "silu": Activation("swish", None, torch.ops.aten.silu_),
+    "gelu": Activation("gelu", "none", torch.ops.aten.gelu_),
+    "gelu_tanh": Activation("gelu", "tanh", functools.partial(torch.ops.aten.gelu_, approximate="tanh")),
+    "hardswish": Activation("hardswish", None, torch.ops.aten.hardswish_),
+    "hardsigmoid": Activation("hardsigmoid", None, torch.ops.aten.hardsigmoid_),
+    "sigmoid": Activation("sigmoid", None, torch.ops.aten.sigmoid_),
+    "tanh": Activation("tanh", None, torch.ops.aten.tanh_),
+}
+NO_ACTIVATION = Activation("none", None, lambda y: y)
 
 
 class FastConv2d(nn.Module):
-    """A convolution that takes over the residual addition and the ReLU behind it, computed as suits its shape.
+    """A convolution that takes over the addition and the activation behind it.
 
-    Wide 3×3 convolutions go through `winograd_conv2d`, all others through oneDNN.
+    Wide 3×3 convolutions go through `winograd_conv2d`, all others through oneDNN, for which the weights are rearranged
+    once, not in every call.
 
     Args:
-        conv: without norm and activation; its weights are taken as they are now.
-        relu: apply a ReLU.
+        conv: zero-padded, without norm and activation. Its weights are taken as they are now, their type is that of the
+            multiplications.
         winograd: may go through `winograd_conv2d`.
+        output_dtype: type of the result, that of the weights if None.
     """
 
-    def __init__(self, conv: nn.Conv2d, relu: bool = False, winograd: bool = True):
+    def __init__(self, conv: nn.Conv2d, winograd: bool = True, output_dtype: torch.dtype | None = None):
         super().__init__()
-        self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.relu = relu
-        self.is_winograd = winograd and suits_winograd(conv)
         weight = conv.weight.detach()
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
-        self.register_buffer("weight", transform_filters(weight) if self.is_winograd else weight)
-        self.register_buffer("bias", bias)
+        self.dtype = weight.dtype
+        self.output_dtype = output_dtype or weight.dtype
+        self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.kernel_size = conv.kernel_size
+        self.is_winograd = winograd and suits_winograd(conv)
+        # What is arranged for a kernel is no state to save or load.
+        self.register_buffer("weight", transform_filters(weight) if self.is_winograd else weight, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+        self._pack()
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) to (B, O, H', W'). The residual, if any, is added before the ReLU, and may be overwritten."""
-        x = x.to(self.weight.dtype)
+    def _pack(self) -> None:
         if not self.is_winograd:
-            return self._direct(x, residual)
-        y = winograd_conv2d(x, self.weight, self.bias)
-        if residual is not None:
-            y = residual.to(y.dtype).add_(y)
-        return y.relu_() if self.relu else y
+            channels = self.weight.shape[1] * self.geometry[-1]
+            weight = self.weight.contiguous(memory_format=torch.channels_last)
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, [1, channels, *USUAL_SIZE])
 
-    def _direct(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        activation = "relu" if self.relu else None
-        operands = x, self.weight, self.bias, *self.geometry
-        if residual is None:
-            return torch.ops.mkldnn._convolution_pointwise(*operands, activation or "none", [], None)
-        add = torch.ops.mkldnn._convolution_pointwise_.binary
-        return add(residual.to(x.dtype), *operands, "add", 1.0, activation, [], None)
+    def __getstate__(self) -> dict:
+        """Copies and pickles hold plain weights: oneDNN's can be in neither."""
+        if self.is_winograd:
+            return self.__dict__
+        return self.__dict__ | {"_buffers": self._buffers | {"weight": self.weight.to_dense()}}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._pack()
+
+    def forward(
+        self, x: Tensor, addend: Tensor | None = None, activation: str | None = None, overwrite: bool = False
+    ) -> Tensor:
+        """activation(convolution of x + addend).
+
+        Args:
+            x: (B, C, H, W).
+            addend: what broadcasts with the (B, O, H', W') of the convolution, if anything.
+            activation: one of `ACTIVATIONS`, with an addend "relu" only; None for none.
+            overwrite: the addend may be overwritten, so that the sum needs no memory of its own.
+
+        Returns:
+            (B, O, H', W'), channels-last.
+        """
+        x = x.to(self.dtype)
+        if self.is_winograd:
+            y = winograd_conv2d(x, self.weight, self.bias)
+            if addend is not None:
+                y = y.add_(addend) if addend.shape == y.shape else y + addend
+            y = y if activation is None else ACTIVATIONS[activation].in_place(y)
+        elif addend is None:
+            name, algorithm, _ = NO_ACTIVATION if activation is None else ACTIVATIONS[activation]
+            y = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, name, [], algorithm)
+        elif addend.shape != self._output_shape(x):
+            y = self(x) + addend
+            y = y if activation is None else ACTIVATIONS[activation].in_place(y)
+        else:
+            addend = addend.to(self.dtype)
+            rest = self.weight, self.bias, *self.geometry, "add", 1.0, activation, [], None
+            if overwrite:
+                y = torch.ops.mkldnn._convolution_pointwise_.binary(addend, x, *rest)
+            else:
+                y = torch.ops.mkldnn._convolution_pointwise.binary(x, addend, *rest)
+        return y.to(self.output_dtype)
+
+    def _output_shape(self, x: Tensor) -> tuple[int, ...]:
+        axes = zip(x.shape[2:], self.kernel_size, *self.geometry[:-1], strict=True)
+        sizes = ((n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, padding, stride, dilation in axes)
+        return len(x), len(self.bias), *sizes

@@ -7,29 +7,48 @@ stage to stage they hardly move: what one stage has computed the next ones find.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F
 
 from ..modeling.detector import SparseRCNN
 from ..modeling.roi_routing import FusedPooler, LevelRouting, PixelTable
+from .calls import is_call_of
 from .convolution import FastConv2d
-from .fusion import FusedFPN
+from .tracing import TracedBackbone
 from .winograd import convolve_tiles, tiles_of, transforms_for
 
 
 def convolve_on_demand(model: SparseRCNN) -> None:
     """Compute the finest level of a prepared model on demand, in place, if only the pooler reads it.
 
-    That is, with detectron2's FPN, whose last convolutions `suits_winograd` finds wide enough, each box reading one
-    level, through `FusedPooler`.
+    That is, if its last operation is a convolution that goes through `winograd`, and each box reads one level, through
+    `FusedPooler`.
     """
-    backbone, routing = model.backbone, model.head.routing
-    if type(model) is not SparseRCNN or type(backbone) is not FusedFPN or model.in_features[0] != backbone.finest:
-        return
-    reads_finest = backbone.top_block is not None and backbone.top_block.in_feature == backbone.finest
-    is_wide = isinstance(backbone.output[-1], FastConv2d) and backbone.output[-1].is_winograd
-    if is_wide and type(routing) is LevelRouting and type(routing.pooler) is FusedPooler and not reads_finest:
-        routing.pooler = OnDemandPooler(routing.pooler, backbone.take_finest_output())
+    routing = model.head.routing
+    reads_one_level = type(routing) is LevelRouting and type(routing.pooler) is FusedPooler
+    if type(model) is SparseRCNN and reads_one_level and isinstance(model.backbone, TracedBackbone):
+        conv = take_last_convolution(model.backbone.traced, model.in_features[0])
+        if conv is not None:
+            routing.pooler = OnDemandPooler(routing.pooler, conv)
+
+
+def take_last_convolution(traced: fx.GraphModule, name: str) -> FastConv2d | None:
+    """Let a graph return one of its named maps as it is before its last convolution, which is returned.
+
+    Only if that is a convolution by `winograd` and nothing else, and nothing in the graph reads its result. None if not.
+    """
+    output = next(node for node in traced.graph.nodes if node.op == "output")
+    maps = output.args[0]
+    last = maps[name] if isinstance(maps, dict) else None
+    if last is None or not is_call_of(last, FastConv2d) or len(last.args) != 1 or last.kwargs:
+        return None
+    conv = traced.get_submodule(last.target)
+    if not conv.is_winograd or list(last.users) != [output] or list(maps.values()).count(last) != 1:
+        return None
+    last.replace_all_uses_with(last.args[0])
+    traced.graph.erase_node(last)
+    traced.recompile()
+    return conv
 
 
 @dataclass

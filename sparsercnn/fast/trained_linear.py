@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..modeling.head import DynamicLayer
-from .convolution import has_onednn
+from .processor import has_onednn
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
