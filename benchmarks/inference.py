@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from sparsercnn import prepare_for_inference
+from sparsercnn.visualization.stages import predict_stages
 
 from . import harness, limits
 from .models import act_trained, add_config_options, baseline_config, load_config, random_images
@@ -43,7 +44,7 @@ def build_models(args: argparse.Namespace) -> tuple[nn.Module, dict[str, nn.Modu
 @torch.no_grad()
 def check(name: str, baseline: nn.Module, ours: nn.Module, inputs: list[dict]) -> None:
     """Compare all proposals of the last stage."""
-    pairs = zip(ours.predict_stages(inputs), baseline.predict_stages(inputs), strict=True)
+    pairs = zip(ours.run(predict_stages, inputs), predict_stages(baseline, inputs), strict=True)
     last = [(found[-1], expected[-1]) for found, expected in pairs]
     scores = max((a.scores - b.scores).abs().max().item() for a, b in last)
     boxes = torch.cat([(a.pred_boxes.tensor - b.pred_boxes.tensor).abs().amax(1) for a, b in last])
@@ -98,7 +99,7 @@ def parts(model: nn.Module) -> harness.Parts:
         "backbone": (model.backbone, "forward"),
         "backbone: bottom-up": (model.backbone.bottom_up, "forward"),
         "head": (head, "forward"),
-        "head: pyramid for pooling": (head.routing, "prepare"),
+        "head: pyramid for pooling": (head.routing.pooler, "prepare"),
         "head: pooling": (head.routing, "forward"),
         **{f"head: stage {i} without pooling": (stage, "forward") for i, stage in enumerate(head.head_series)},
     }

@@ -33,9 +33,7 @@ def baseline_config(cfg: CfgNode) -> CfgNode:
     """The same detector as detectron2's parts make it, without any of our switches for speed."""
     cfg = cfg.clone()
     cfg.MODEL.ROI_ROUTING.POOLER = "ROIPooler"
-    cfg.MODEL.CHANNELS_LAST = False
-    cfg.MODEL.FOLD_FROZEN_BN = False
-    cfg.MODEL.CPU_KERNELS = False
+    cfg.SOLVER.FAST = False
     return cfg
 
 

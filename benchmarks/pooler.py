@@ -16,7 +16,9 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
-from sparsercnn.modeling.roi_routing import FusedPooler
+from sparsercnn.fast.pooling_gradients import SharedGradientPooler
+from sparsercnn.modeling.pooler import FusedPooler
+from sparsercnn.modeling.roi_routing import LevelRouting
 
 from . import harness
 from .limits import measure_rates
@@ -45,11 +47,13 @@ class Case:
         shape = (args.batch * args.boxes, bins, args.channels)
         self.our_gradient = torch.randn(shape, generator=generator).to(args.device)
         self.gradient = self.our_gradient.transpose(1, 2).unflatten(2, (RESOLUTION, RESOLUTION)).contiguous()
-        self.fused = FusedPooler(list(STRIDES), resolution=RESOLUTION, sampling_ratio=SAMPLING_RATIO).to(args.device)
+        pooler = SharedGradientPooler if args.device == "cpu" else FusedPooler
+        self.fused = LevelRouting(pooler(list(STRIDES), RESOLUTION, SAMPLING_RATIO), args.channels).to(args.device)
         self.plain = ROIPooler(RESOLUTION, [1 / s for s in STRIDES], SAMPLING_RATIO, "ROIAlignV2")
         self.torchvision = MultiScaleRoIAlign(["p2", "p3", "p4", "p5"], RESOLUTION, SAMPLING_RATIO)
         with torch.no_grad():
-            self.table = self.fused.prepare(self.our_features)
+            self.table = self.fused.pooler.prepare(self.our_features)
+            _ = self.table.pixels  # laid out now, not in the first measurement
 
     @torch.no_grad()
     def pool_plain(self) -> Tensor:
@@ -62,19 +66,19 @@ class Case:
 
     @torch.no_grad()
     def pool(self) -> Tensor:
-        return self.fused.pool(self.table, self.boxes[0])
+        return self.fused(self.table, self.boxes[0])
 
     @torch.no_grad()
     def prepare_and_pool(self) -> Tensor:
-        return self.fused.pool(self.fused.prepare(self.our_features), self.boxes[0])
+        return self.fused(self.fused.pooler.prepare(self.our_features), self.boxes[0])
 
     def train_plain(self) -> list[Tensor]:
         pooled = [self.plain(self.features, [Boxes(b) for b in boxes]) for boxes in self.boxes]
         return torch.autograd.grad(pooled, self.features, [self.gradient] * len(pooled))
 
     def train(self) -> list[Tensor]:
-        table = self.fused.prepare(self.our_features)
-        pooled = [self.fused.pool(table, boxes) for boxes in self.boxes]
+        table = self.fused.pooler.prepare(self.our_features)
+        pooled = [self.fused(table, boxes) for boxes in self.boxes]
         return torch.autograd.grad(pooled, self.our_features, [self.our_gradient] * len(pooled))
 
 
@@ -127,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     print_limit(case, args, comparisons[0])
     if args.profile:
-        parts = {"pixel table": (case.fused, "prepare"), "pooling": (case.fused, "pool")}
+        parts = {"pooling": (case.fused, "forward")}
         harness.print_profile("Ours, forward and backward", case.train, parts, args.device)
         harness.print_profile("ROIPooler, forward and backward", case.train_plain, {}, args.device)
     harness.finish(args, comparisons)

@@ -26,8 +26,10 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from sparsercnn.engine import TrainStep, build_optimizer, prepare_for_training
-from sparsercnn.modeling.roi_routing import Pooler
+from sparsercnn.engine import TrainStep, build_optimizer
+from sparsercnn.fast.training import prepare_for_training
+from sparsercnn.modeling.gradient_checkpointing import checkpoint_gradients
+from sparsercnn.modeling.pooler import Pooler
 
 from . import harness, limits
 from .baselines import PerStageCriterion, per_parameter_adamw
@@ -79,7 +81,7 @@ class Steps:
 def _round_boxes(pooler: Pooler) -> None:
     """Let it read boxes in float32, as detectron2's `Boxes` hold them: the baseline's always does."""
     pool = pooler.pool
-    pooler.pool = lambda pyramid, boxes: pool(pyramid, boxes.float().to(boxes.dtype))
+    pooler.pool = lambda pyramid, boxes, levels: pool(pyramid, boxes.float().to(boxes.dtype), levels)
 
 
 Maker = Callable[[Iterator[list[dict]]], SimpleTrainer]
@@ -95,7 +97,9 @@ def _baseline(cfg: CfgNode, dtype: torch.dtype) -> tuple[nn.Module, Maker]:
 
 def _ours(cfg: CfgNode, precision: str, dtype: torch.dtype) -> tuple[nn.Module, Maker]:
     model = build_model(cfg).train().to(dtype)
-    prepare_for_training(cfg, model)
+    if cfg.MODEL.GRADIENT_CHECKPOINTING:
+        checkpoint_gradients(model)
+    prepare_for_training(model)
     optimizer = build_optimizer(cfg, model)
     autocast = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return model, lambda batches: TrainStep(model, batches, optimizer, precision=autocast)

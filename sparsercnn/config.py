@@ -14,14 +14,6 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7
     cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO = 2
 
-    # Train on convolutions in the channels-last memory layout, which CPUs and tensor cores prefer.
-    cfg.MODEL.CHANNELS_LAST = True
-    # Apply frozen batch norms to the convolution weights, not the activations: the same numbers, less memory traffic.
-    cfg.MODEL.FOLD_FROZEN_BN = True
-    # Train on CPUs with kernels that suit the shapes of layers: 1×1 convolutions as matrix products, wide 3×3 ones in
-    # float32 with a quarter of the multiplications (both if CHANNELS_LAST), dynamic layers in halves. The same but for
-    # rounding.
-    cfg.MODEL.CPU_KERNELS = True
     # Keep only the inputs of pieces of the backbone and of refinement stages in training and compute the rest again in
     # the backward pass: the same numbers, less memory, more time. (Batch norms of timm's networks that train count
     # each batch twice in their running statistics.)
@@ -35,13 +27,11 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.INPUT.REDUCED_JPEG_DECODE = False
 
     # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for
-    # rounding. On CPUs, WINOGRAD: wide 3×3 convolutions in float32 with a quarter of the multiplications, in bfloat16
-    # with four ninths; ON_DEMAND: of those, the last one of the finest level of an FPN only where boxes read it.
+    # rounding.
     cfg.TEST.PREPARE = True
-    cfg.TEST.WINOGRAD = True
-    cfg.TEST.ON_DEMAND = True
-    # Evaluate and draw in "float32", "bfloat16" or "float16", and through torch.compile (takes minutes to start).
+    # Evaluate and draw in "float32", "bfloat16" or "float16".
     cfg.TEST.PRECISION = "float32"
+    # On GPUs, run the prepared copy through torch.compile (takes minutes to start).
     cfg.TEST.COMPILE = False
 
     # "ADAMW" or "SGD".
@@ -51,8 +41,8 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images, but for
     # batch norms and for the class loss of the softmax variant, which is a mean over each batch.
     cfg.SOLVER.ACCUMULATE = 1
-    # Train through torch.compile; takes minutes to start.
-    cfg.SOLVER.COMPILE = False
+    # Train with the speed-ups of `sparsercnn/fast`: the same losses and gradients but for rounding.
+    cfg.SOLVER.FAST = True
     # Of SOLVER.AMP: "float16" or "bfloat16".
     cfg.SOLVER.AMP.PRECISION = "float16"
 

@@ -9,6 +9,7 @@ from detectron2.structures import Instances
 
 from .engine import SparseRCNNCheckpointer
 from .fast.inference import build_inference_model
+from .visualization.stages import predict_stages
 
 
 class Predictor:
@@ -33,8 +34,8 @@ class Predictor:
         return self.model([self._input(picture)])[0]["instances"].to("cpu")
 
     def stages(self, picture: np.ndarray) -> list[Instances]:
-        """The learned proposals and the boxes after each stage; see `SparseRCNN.predict_stages`."""
-        return [stage.to("cpu") for stage in self.model.predict_stages([self._input(picture)])[0]]
+        """The learned proposals and the boxes after each stage; see `predict_stages`."""
+        return [stage.to("cpu") for stage in self.model.run(predict_stages, [self._input(picture)])[0]]
 
     def _input(self, picture: np.ndarray) -> dict:
         height, width = picture.shape[:2]

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from necks import NECK_REGISTRY, add_neck_config
 from sparsercnn import add_sparsercnn_config, prepare_for_inference
-from sparsercnn.engine import prepare_for_training
+from sparsercnn.fast.training import prepare_for_training
+from sparsercnn.visualization.stages import predict_stages
 
 NECKS = sorted(name for name, _ in NECK_REGISTRY)
 OPTIONS = """
@@ -43,7 +44,7 @@ def test_trains_and_is_the_same_when_prepared(neck):
     torch.manual_seed(0)
     cfg = config(neck)
     model = build_model(cfg).train()
-    prepare_for_training(cfg, model)
+    prepare_for_training(model)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     totals = []
     for _ in range(4):
@@ -55,6 +56,7 @@ def test_trains_and_is_the_same_when_prepared(neck):
     assert totals[-1] < totals[0]
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     model.eval()
-    (ours,), (plain,) = (m.predict_stages(batch()[:1]) for m in (prepare_for_inference(model), model))
+    (ours,) = prepare_for_inference(model).run(predict_stages, batch()[:1])
+    (plain,) = predict_stages(model, batch()[:1])
     assert_close(ours[-1].scores, plain[-1].scores, rtol=0, atol=1e-4)
     assert_close(ours[-1].pred_boxes.tensor, plain[-1].pred_boxes.tensor, rtol=0, atol=0.05)

@@ -1,6 +1,5 @@
 """Training and evaluation: optimizer, schedule, the training step, safe checkpoints, and the `Trainer` around them."""
 
-from ..fast.training import prepare_for_training
 from .checkpoint import SparseRCNNCheckpointer
 from .config_checks import check_config, check_model, choose_device, merge_config
 from .optimizer import build_optimizer
@@ -18,5 +17,4 @@ __all__ = [
     "check_model",
     "choose_device",
     "merge_config",
-    "prepare_for_training",
 ]

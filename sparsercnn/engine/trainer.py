@@ -26,6 +26,7 @@ from ..evaluation.coco import FastCOCOEvaluator
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
 from ..fast.inference import build_inference_model
 from ..fast.training import prepare_for_training
+from ..modeling.gradient_checkpointing import checkpoint_gradients
 from .checkpoint import SparseRCNNCheckpointer
 from .interrupt import StopAtInterrupt
 from .optimizer import build_optimizer
@@ -50,7 +51,10 @@ class Trainer(DefaultTrainer):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
-        prepare_for_training(cfg, model)
+        if cfg.MODEL.GRADIENT_CHECKPOINTING:
+            checkpoint_gradients(model)
+        if cfg.SOLVER.FAST:
+            prepare_for_training(model)
         optimizer = self.build_optimizer(cfg, model)
         device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)

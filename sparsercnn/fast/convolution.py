@@ -71,7 +71,9 @@ class FastConv2d(nn.Module):
         if not self.is_winograd:
             channels = self.weight.shape[1] * self.geometry[-1]
             weight = self.weight.contiguous(memory_format=torch.channels_last)
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, [1, channels, *USUAL_SIZE])
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+                weight, *self.geometry, [1, channels, *USUAL_SIZE]
+            )
 
     def __getstate__(self) -> dict:
         """Copies and pickles hold plain weights: oneDNN's can be in neither."""

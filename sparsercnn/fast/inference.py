@@ -1,23 +1,26 @@
 """A trained model made fast for inference, with the same results."""
 
 import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from detectron2.config import CfgNode
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from ..errors import InputError
 from ..modeling.detector import SparseRCNN
 from ..modeling.head import RefinementStage
-from ..modeling.roi_routing import FusedPooler
+from ..modeling.pooler import FusedPooler
+from .first_stage import remember_first_stage
 from .fusion import fold_norms, fuse_convolutions, image_convolutions
 from .on_demand import convolve_on_demand
 from .packed_linear import pack_linear_layers
 from .processor import has_onednn, winograd_pays
 from .tracing import TracedBackbone, trace_networks
-from .trained_convolution import TrainedConv2d
 
+T = TypeVar("T")
 MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -65,51 +68,48 @@ def prepare_for_inference(
     return prepare_parts(model, dtype, compile, Parts())
 
 
-@torch.inference_mode(False)  # the copy's weights must count their changes, see `CachedFirstStage`
+@torch.inference_mode(False)  # the copy's weights must count their changes, see `remember_first_stage`
 def prepare_parts(model: nn.Module, dtype: torch.dtype, compile: bool, parts: Parts) -> "InferenceModel":
     """`prepare_for_inference` with some of its parts."""
-    if any(isinstance(module, InferenceModel | CachedFirstStage) for module in model.modules()):
+    if any(isinstance(module, InferenceModel | TracedBackbone) for module in model.modules()):
         raise ValueError("the model is prepared for inference already; prepare the one that it was made from")
     device_type = next(model.parameters()).device.type
     is_fast = device_type == "cpu" and has_onednn(dtype)
-    model = trace_networks(_copy_for_inference(model).requires_grad_(False))
+    compile = compile and device_type != "cpu"
+    model = trace_networks(copy.deepcopy(model).eval().requires_grad_(False))
     graphs = [module for module in model.modules() if isinstance(module, fx.GraphModule)]
     for graph in graphs:
         fold_norms(graph)
-    exact = _float32_modules(model, is_fast)
+    full_precision = set(_full_precision_layers(model, is_fast))
     # Once, instead of a cast of every weight in every forward pass under autocast.
     for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in exact:
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in full_precision:
             module.to(dtype)
     model.to(memory_format=torch.channels_last)
     if is_fast:
         for graph in graphs:
             fuse_convolutions(graph, parts.winograd and winograd_pays(dtype), dtype)
     if isinstance(model, SparseRCNN):
-        first, *others = model.head.head_series
-        if parts.first_stage:
-            model.head.head_series[0] = CachedFirstStage(first)
+        if parts.first_stage and not compile:
+            remember_first_stage(model.head)
+        if is_fast and parts.packed_linear:
+            pack_linear_layers(model.head, rows=model.num_proposals)
         if is_fast and parts.on_demand:
             convolve_on_demand(model)
-        # All but the first stage, which must notice new weights; it makes its dynamic matrices only once anyway.
-        if is_fast and parts.packed_linear:
-            pack_linear_layers(others, rows=model.num_proposals)
-    if compile and device_type != "cpu":
+    if compile:
         _compile(model)
     return InferenceModel(model, device_type, dtype)
 
 
-def _float32_modules(model: nn.Module, is_fast: bool) -> set[nn.Module]:
-    """Layers of a model that keep float32 weights: those that compute in float32 also under autocast."""
-    exact = set()
+def _full_precision_layers(model: nn.Module, is_fast: bool) -> Iterator[nn.Module]:
+    """Layers that keep float32 weights, whatever the precision of the others."""
     for module in model.modules():
         if isinstance(module, RefinementStage):
-            names = ("linear1", "linear2", "cls_module", "reg_module", "class_logits", "bboxes_delta")
-            exact.update(layer for name in names for layer in getattr(module, name).modules())
-        # Rounding the image costs most precision. Fast convolutions keep their precision also under autocast.
+            for layer in module.full_precision_layers():
+                yield from layer.modules()
+        # Rounding the image costs most precision. Fast convolutions keep theirs also under autocast.
         if isinstance(module, TracedBackbone) and is_fast:
-            exact.update(image_convolutions(module.traced))
-    return exact
+            yield from image_convolutions(module.traced)
 
 
 def inference_precision(cfg: CfgNode) -> torch.dtype:
@@ -144,20 +144,11 @@ def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     dtype = inference_precision(cfg)
     if cfg.TEST.PREPARE:
         return prepare_for_inference(model, dtype, cfg.TEST.COMPILE)
-    return InferenceModel(_copy_for_inference(model), next(model.parameters()).device.type, dtype)
-
-
-def _copy_for_inference(model: nn.Module) -> nn.Module:
-    """As it would be had it never been prepared for training: `TEST` decides which kernels it uses."""
-    model = copy.deepcopy(model).eval()
-    for module in model.modules():
-        if isinstance(module, TrainedConv2d):
-            module.uses_cpu_kernels = False
-    return model
+    return InferenceModel(copy.deepcopy(model), next(model.parameters()).device.type, dtype)
 
 
 class InferenceModel(nn.Module):
-    """Runs a prepared model in inference mode, under autocast if `dtype` is not float32."""
+    """Runs a model in evaluation mode and in inference mode, under autocast if `dtype` is not float32."""
 
     def __init__(self, model: nn.Module, device_type: str, dtype: torch.dtype):
         super().__init__()
@@ -170,56 +161,25 @@ class InferenceModel(nn.Module):
         """Changes nothing: it always is in evaluation mode."""
         return super().train(False)
 
-    def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        return self._run(self.model, batched_inputs)
+    def forward(self, inputs: object) -> object:
+        """What the model returns for `inputs`: a list of dicts for a detector, images for a backbone."""
+        return self.run(nn.Module.__call__, inputs)
 
-    def predict_stages(self, batched_inputs: list[dict]) -> list[list]:
-        """See `SparseRCNN.predict_stages`."""
-        return self._run(self.model.predict_stages, batched_inputs)
-
-    def _run(self, function, batched_inputs: list[dict]):
+    def run(self, function: Callable[[nn.Module, object], T], inputs: object) -> T:
+        """`function(model, inputs)`, the model being the prepared one, in inference mode and its precision."""
         autocast = torch.autocast(self.device_type, self.dtype, enabled=self.dtype != torch.float32)
         with torch.inference_mode(), autocast:
-            return function(batched_inputs)
-
-
-class CachedFirstStage(nn.Module):
-    """The first stage, whose objects are the same for every image: attends once, until its weights change.
-
-    It notices what PyTorch counts as a change: not what is written through `tensor.data`.
-    """
-
-    def __init__(self, stage: RefinementStage):
-        super().__init__()
-        self.stage = stage
-        self._state: list | None = None
-        self._attended: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def forward(self, objects: Tensor, roi_features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        state = [_state(tensor) for tensor in (objects, *self.stage.parameters())]
-        if state != self._state:
-            self._state, self._attended = state, self.stage.attend(objects[:1])
-        attended = (t.expand(len(objects), -1, -1) for t in self._attended)
-        return self.stage.refine(*attended, roi_features)
-
-
-def _state(tensor: Tensor) -> tuple:
-    """Changes when the tensor is replaced, moved, cast or written to."""
-    version = 0 if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), tensor.dtype, tensor.device, version
+            return function(self.model, inputs)
 
 
 def _compile(model: nn.Module) -> None:
-    """Compile the backbone where that gains, the refinement stages and the arithmetic of pooling, all in place."""
+    """Compile the backbone, the refinement stages and the arithmetic of pooling, all in place."""
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MAX_COMPILED_SIZES)
-    backbone = getattr(model, "backbone", model)
-    backbone.compile(dynamic=False)
+    getattr(model, "backbone", model).compile(dynamic=False)
     if not isinstance(model, SparseRCNN):
         return
     for stage in model.head.head_series:
-        stage = getattr(stage, "stage", stage)
-        stage.refine = torch.compile(stage.refine, dynamic=False)
-        stage.attend = torch.compile(stage.attend, dynamic=False)
+        stage.compile(dynamic=False)
     pooler = model.head.routing.pooler
     if isinstance(pooler, FusedPooler):
         pooler.bins.compile(dynamic=False)

@@ -20,8 +20,9 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from .calls import attribute, erase_checks, has_plain_order
+from .training_convolution import WinogradConv2d
 
-CONVOLUTIONS = (nn.Conv2d, Conv2d)
+CONVOLUTIONS = (nn.Conv2d, Conv2d, WinogradConv2d)
 BARE = "conv"
 """Name of the plain convolution in the place of a detectron2 `Conv2d`, beside its `norm`."""
 Leaf = FunctionType | nn.Module
@@ -160,7 +161,7 @@ class _Tracer(fx.Tracer):
         return has_weights and super().is_leaf_module(module, name) and not is_batch_norm
 
     def call_module(self, module: nn.Module, forward: Callable, args: tuple, kwargs: dict):
-        if type(module) is not Conv2d or module in self.leaves:
+        if type(module) not in (Conv2d, WinogradConv2d) or module in self.leaves:
             return super().call_module(module, forward, args, kwargs)
         x = self.create_proxy("call_module", f"{self.path_of_module(module)}.{BARE}", args, kwargs)
         x = x if module.norm is None else module.norm(x)
@@ -257,4 +258,3 @@ def _outcome_of_check(frame: FrameType) -> bool | None:
             if isinstance(node, ast.Assert) or all(isinstance(statement, ast.Raise) for statement in node.body):
                 return isinstance(node, ast.Assert)
     return None
-

@@ -1,42 +1,19 @@
-"""A model made fast, or small in memory, for training."""
+"""A model made fast for training, with the same parameters, names in checkpoints, losses and gradients."""
 
 import torch
-from detectron2.config import CfgNode
 from torch import nn
 
-from ..modeling.detector import SparseRCNN
-from ..modeling.gradient_checkpointing import checkpoint_gradients
-from ..modeling.roi_routing import FusedPooler
-from .trained_convolution import speed_up_convolutions
-from .trained_linear import speed_up_dynamic_layers
+from .pooling_gradients import share_pooling_gradients
+from .training_convolution import use_winograd_in_training
 
 
-def prepare_for_training(cfg: CfgNode, model: nn.Module) -> None:
-    """Apply what the config asks for, in place. Results and names in checkpoints stay the same.
+def prepare_for_training(model: nn.Module) -> None:
+    """Give a detector the channels-last layout and, on a CPU, the kernels of this package, in place.
 
-    `MODEL.CHANNELS_LAST`, `FOLD_FROZEN_BN`, `CPU_KERNELS` and `GRADIENT_CHECKPOINTING`, and `SOLVER.COMPILE` decide.
+    Losses and gradients are the same but for rounding.
     """
-    if cfg.MODEL.CHANNELS_LAST:
-        # Convolutions take images in the layout of their weights, and so do the feature maps that follow.
-        model.to(memory_format=torch.channels_last)
-    if cfg.MODEL.FOLD_FROZEN_BN or cfg.MODEL.CPU_KERNELS:
-        speed_up_convolutions(model, cfg.MODEL.FOLD_FROZEN_BN, cfg.MODEL.CPU_KERNELS)
-    if cfg.MODEL.CPU_KERNELS:
-        speed_up_dynamic_layers(model)
-    if cfg.MODEL.GRADIENT_CHECKPOINTING:
-        checkpoint_gradients(model)
-    if cfg.SOLVER.COMPILE:
-        _compile(model)
-
-
-def _compile(model: nn.Module) -> None:
-    if not isinstance(model, SparseRCNN):
-        model.compile()
-        return
-    # Image sizes vary, so that the backbone is compiled for symbolic ones; the shapes in a stage do not depend on them.
-    model.backbone.compile(dynamic=True)
-    for stage in model.head.head_series:
-        stage.compile(dynamic=False)
-    pooler = model.head.routing.pooler
-    if isinstance(pooler, FusedPooler):
-        pooler.bins.compile(dynamic=False)
+    # Convolutions take images in the layout of their weights, and so do the feature maps that follow.
+    model.to(memory_format=torch.channels_last)
+    if next(model.parameters()).device.type == "cpu":
+        share_pooling_gradients(model)
+        use_winograd_in_training(model)

@@ -12,7 +12,8 @@ from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .matcher import Assignment, HungarianMatcher, generalized_iou, image_sizes
+from .boxes import generalized_iou
+from .matcher import Assignment, HungarianMatcher, image_sizes
 
 
 class SetCriterion(nn.Module):
@@ -85,7 +86,7 @@ class SetCriterion(nn.Module):
         """
         if not self.deep_supervision:
             logits, boxes = logits[-1:], boxes[-1:]
-        logits, boxes = logits.float(), boxes.float()
+        logits, boxes = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (logits, boxes))
         counts = [len(t) for t in targets]
         pairs = _flatten(self.matcher(logits, boxes, targets), counts).to(boxes.device, non_blocking=True)
         num_boxes = _average_over_processes(sum(counts), boxes.device)

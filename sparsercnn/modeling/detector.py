@@ -21,8 +21,8 @@ class SparseRCNN(nn.Module):
     """A backbone and a cascade of heads that refines learned proposals: no anchors, no RPN, no NMS.
 
     Args:
-        backbone: images to named feature maps. One that defines `forward_supervised(images)`, returning its features
-            and a list of (loss weight, features) of auxiliary pyramids, has those supervised too in training.
+        backbone: images to named feature maps. One with an attribute `auxiliary_pyramids`, prefix to loss weight,
+            returns in training further maps whose names begin with the prefix, and the losses are taken of these too.
         head: refines boxes and object features in stages.
         criterion: the losses of all stages.
         in_features: names of the feature maps that the head reads, lowest level first.
@@ -91,6 +91,11 @@ class SparseRCNN(nn.Module):
         }
 
     @property
+    def auxiliary_pyramids(self) -> dict[str, float]:
+        """Prefix in the names of an auxiliary pyramid's maps, and weight of its losses."""
+        return getattr(self.backbone, "auxiliary_pyramids", {})
+
+    @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
@@ -105,27 +110,41 @@ class SparseRCNN(nn.Module):
             In training the weighted losses. Otherwise {"instances": Instances} for each image, with `pred_boxes`
             (absolute xyxy in the output size), `scores` and `pred_classes`, best first.
         """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        proposals = self.proposal_boxes(images)
         if self.training:
-            return self.losses(batched_inputs)
-        images = self.preprocess_image(batched_inputs)
-        logits, boxes = self.predict(images, self.proposal_boxes(images))
+            return self.losses(features, proposals, [self._target(x["instances"]) for x in batched_inputs])
+        logits, boxes = self.refine(features, proposals)
         results = self.select(logits[-1].float(), boxes[-1].float(), images.image_sizes)
-        return [
-            {"instances": detector_postprocess(r, *_output_size(x))}
-            for r, x in zip(results, batched_inputs, strict=True)
-        ]
+        sizes = [output_size(x) for x in batched_inputs]
+        return [{"instances": detector_postprocess(r, *size)} for r, size in zip(results, sizes, strict=True)]
 
-    def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        """Weighted losses of a training batch; those of the i-th auxiliary pyramid carry the suffix `_aux{i}`."""
-        images = self.preprocess_image(batched_inputs)
-        targets = [self._target(x["instances"]) for x in batched_inputs]
-        boxes = self.proposal_boxes(images)
+    def losses(self, features: dict[str, Tensor], proposals: Tensor, targets: list[Instances]) -> dict[str, Tensor]:
+        """Weighted losses of all stages; those of an auxiliary pyramid end in its prefix, as `loss_ce_0_lateral`.
+
+        Args:
+            features: of the backbone.
+            proposals: (B, N, 4) absolute xyxy.
+            targets: `gt_boxes` and `gt_classes` of each image, on the model's device.
+        """
         losses = {}
-        for suffix, weight, pyramid in self._supervised_pyramids(images.tensor):
-            predictions = self.head.refine(pyramid, boxes, self.init_proposal_features.weight)
-            for name, loss in self.criterion(*predictions, targets).items():
+        for prefix, weight in {"": 1.0, **self.auxiliary_pyramids}.items():
+            suffix = f"_{prefix.strip('_')}" if prefix else ""
+            for name, loss in self.criterion(*self.refine(features, proposals, prefix), targets).items():
                 losses[name + suffix] = weight * loss
         return losses
+
+    def refine(self, features: dict[str, Tensor], proposals: Tensor, prefix: str = "") -> tuple[Tensor, Tensor]:
+        """Logits (S, B, N, K) and boxes (S, B, N, 4) of every stage.
+
+        Args:
+            features: of the backbone.
+            proposals: (B, N, 4) absolute xyxy.
+            prefix: before the names of the levels to read, that of an auxiliary pyramid or none.
+        """
+        levels = [features[prefix + name] for name in self.in_features]
+        return self.head(levels, proposals, self.init_proposal_features.weight)
 
     def _target(self, instances: Instances) -> Instances:
         """What the losses need, on the model's device; the host does not wait until it is there."""
@@ -133,22 +152,6 @@ class SparseRCNN(nn.Module):
             t.to(self.device, non_blocking=True) for t in (instances.gt_boxes.tensor, instances.gt_classes)
         )
         return Instances(instances.image_size, gt_boxes=Boxes(boxes), gt_classes=classes)
-
-    def _supervised_pyramids(self, images: Tensor) -> list[tuple]:
-        """Suffix and weight of the losses of each pyramid, and the pyramid as the head reads it.
-
-        Once they are laid out for the head, the feature maps themselves need not stay in memory.
-        """
-        if hasattr(self.backbone, "forward_supervised"):
-            features, auxiliary = self.backbone.forward_supervised(images)
-        else:
-            features, auxiliary = self.backbone(images), []
-        pyramids = [("", 1.0, features)]
-        pyramids += [(f"_aux{i}", weight, maps) for i, (weight, maps) in enumerate(auxiliary)]
-        return [
-            (suffix, weight, self.head.routing.prepare([maps[name] for name in self.in_features]))
-            for suffix, weight, maps in pyramids
-        ]
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalised images in one batch, padded with zeros to what the backbone can divide."""
@@ -159,11 +162,6 @@ class SparseRCNN(nn.Module):
         return ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
-
-    def predict(self, images: ImageList, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (S, B, N, K) and boxes (S, B, N, 4) of every stage, from the proposal boxes (B, N, 4)."""
-        features = self.backbone(images.tensor)
-        return self.head([features[name] for name in self.in_features], boxes, self.init_proposal_features.weight)
 
     def proposal_boxes(self, images: ImageList) -> Tensor:
         """The learned boxes on each unpadded image: (B, N, 4) absolute xyxy."""
@@ -192,36 +190,7 @@ class SparseRCNN(nn.Module):
             for size, b, p, s, c in zip(image_sizes, boxes, proposals, scores, classes, strict=True)
         ]
 
-    @torch.no_grad()
-    def predict_stages(self, batched_inputs: list[dict]) -> list[list[Instances]]:
-        """How the boxes converge: the learned proposals and then the boxes after each stage.
 
-        Returns:
-            For each image, S + 1 `Instances` in the output size. Row i is the same proposal in each. All have
-            `pred_boxes` and `levels`, the (N,) pyramid level that each box reads; all but the first also `scores` and
-            `pred_classes` of the best class.
-        """
-        images = self.preprocess_image(batched_inputs)
-        proposals = self.proposal_boxes(images)
-        logits, boxes = self.predict(images, proposals)
-        probabilities = logits.float().sigmoid() if self.use_focal else logits.float().softmax(-1)[..., :-1]
-        scores, classes = probabilities.max(-1)
-        all_boxes = torch.cat([proposals[None], boxes.float()])
-        levels = self.head.routing.pooler.assign_levels(all_boxes)
-        stages_of_images = []
-        for i, (size, inputs) in enumerate(zip(images.image_sizes, batched_inputs, strict=True)):
-            height, width = _output_size(inputs)
-            stages = []
-            for stage_boxes, stage_levels in zip(all_boxes[:, i], levels[:, i], strict=True):
-                output_boxes = Boxes(stage_boxes.clone())
-                output_boxes.scale(width / size[1], height / size[0])
-                output_boxes.clip((height, width))
-                stages.append(Instances((height, width), pred_boxes=output_boxes, levels=stage_levels))
-            for stage, s, c in zip(stages[1:], scores[:, i], classes[:, i], strict=True):
-                stage.scores, stage.pred_classes = s, c
-            stages_of_images.append(stages)
-        return stages_of_images
-
-
-def _output_size(inputs: dict) -> tuple[int, int]:
+def output_size(inputs: dict) -> tuple[int, int]:
+    """Height and width that results are wanted in: those the input names, or those of its image."""
     return inputs.get("height", inputs["image"].shape[-2]), inputs.get("width", inputs["image"].shape[-1])

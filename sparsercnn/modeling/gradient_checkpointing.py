@@ -4,8 +4,6 @@ Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016.
 """
 
 import contextlib
-import ctypes
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -14,43 +12,28 @@ from detectron2.layers import CNNBlockBase
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .head import RefinementStage
-
-M_MMAP_THRESHOLD = -3
-"""Of glibc's malloc.h."""
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def checkpoint_gradients(model: nn.Module) -> None:
-    """Recompute the backbone in pieces and the refinement stages of the head in the backward pass, in place.
+    """Let all parts of a model that can do so recompute in the backward pass, in place.
 
-    A piece is half of a stage of `CNNBlockBase` blocks, as in detectron2's ResNet: what whole stages would have to hold
-    while they are recomputed, and what single blocks keep from the forward pass, is more. Blocks that are not called
-    through such a stage are pieces by themselves; networks of timm decide about theirs.
+    Modules that offer `set_grad_checkpointing`, as `DynamicHead` and timm's networks do, decide about their pieces. In
+    detectron2's ResNets a piece is half of a stage: what whole stages would have to hold while they are recomputed, and
+    what single blocks keep from the forward pass, is more. Blocks that are not called through such a stage are pieces
+    by themselves.
     """
-    if next(model.parameters()).device.type == "cpu":
-        _return_freed_memory()
     for module in model.modules():
-        if _is_stage(module):
-            module.forward = partial(_forward_halves, module)
-        elif isinstance(module, (CNNBlockBase, RefinementStage)):
-            module.forward = partial(_recompute, module, partial(type(module).forward, module))
-        elif hasattr(module, "set_grad_checkpointing"):
+        if hasattr(module, "set_grad_checkpointing"):
             module.set_grad_checkpointing(True)
+        elif _is_stage(module):
+            module.forward = partial(_forward_halves, module)
+        elif isinstance(module, CNNBlockBase):
+            module.forward = partial(_recompute, module, partial(type(module).forward, module))
 
 
 def _is_stage(module: nn.Module) -> bool:
     return type(module) is nn.Sequential and len(module) > 0 and all(isinstance(m, CNNBlockBase) for m in module)
-
-
-def _return_freed_memory() -> None:
-    """Let the C library (glibc) give the memory of freed tensors back at once.
-
-    It would keep what is smaller than 32 MiB, and the gaps between what lives longer add up to hundreds of MiB.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
 def _forward_halves(stage: nn.Sequential, x: Tensor) -> Tensor:
@@ -67,12 +50,10 @@ def _forward_blocks(blocks: list[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
-def _recompute(module: nn.Module, forward: Callable, *inputs):
+def _recompute(module: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """What `forward`, some or all of the module, makes of the inputs; only these are kept for its gradient."""
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    if torch.compiler.is_compiling():  # recomputes without side effects, and does not know contexts
-        return checkpoint(forward, *inputs, use_reentrant=False)
     return checkpoint(
         forward, *inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _seen_already(module))
     )

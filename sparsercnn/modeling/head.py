@@ -11,26 +11,12 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
 from .roi_routing import LevelRouting, build_roi_routing
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
-
-
-class DynamicLayer(nn.Linear):
-    """A linear layer with two outputs of equal width."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.is_grad_enabled():
-            return super().forward(x).chunk(2, dim=-1)
-        # Without gradients to put together again, two products of half the size need less of the processor's cache.
-        first, second = (F.linear(x, *half) for half in self.halves())
-        return first, second
-
-    def halves(self) -> list[tuple[Tensor, Tensor]]:
-        """Weight and bias of each output."""
-        return list(zip(self.weight.chunk(2), self.bias.chunk(2), strict=True))
 
 
 class DynamicConv(nn.Module):
@@ -45,23 +31,21 @@ class DynamicConv(nn.Module):
     def __init__(self, hidden_dim: int, dim_dynamic: int, bins: int):
         super().__init__()
         self.dim_dynamic = dim_dynamic
-        self.dynamic_layer = DynamicLayer(hidden_dim, 2 * hidden_dim * dim_dynamic)
+        self.dynamic_layer = nn.Linear(hidden_dim, 2 * hidden_dim * dim_dynamic)
         self.norm1 = nn.LayerNorm(dim_dynamic)
         self.norm2 = nn.LayerNorm(hidden_dim)
         self.out_layer = nn.Linear(hidden_dim * bins, hidden_dim)
         self.norm3 = nn.LayerNorm(hidden_dim)
 
     def forward(self, objects: Tensor, roi_features: Tensor) -> Tensor:
-        """(R, d) object features and (R, bins, d) RoI features to (R, d)."""
-        return self.interact(*self.dynamic_layer(objects), roi_features)
-
-    def interact(self, first: Tensor, second: Tensor, roi_features: Tensor) -> Tensor:
-        """The part that needs the image: (R, d·inner) matrices and (R, bins, d) RoI features to (R, d)."""
+        """(B, N, d) object features and (B·N, bins, d) RoI features to (B, N, d)."""
+        first, second = self.dynamic_layer(objects).flatten(0, 1).chunk(2, dim=-1)
         x = torch.bmm(roi_features, first.unflatten(-1, (-1, self.dim_dynamic)))
         x = F.relu(self.norm1(x))
         x = torch.bmm(x, second.unflatten(-1, (self.dim_dynamic, -1)))
         x = F.relu(self.norm2(x))
-        return F.relu(self.norm3(self.out_layer(x.flatten(1))))
+        x = F.relu(self.norm3(self.out_layer(x.flatten(1))))
+        return x.view_as(objects)
 
 
 class RefinementStage(nn.Module):
@@ -116,20 +100,8 @@ class RefinementStage(nn.Module):
         Returns:
             Logits (B, N, K), box deltas (B, N, 4) and the new object features (B, N, d).
         """
-        return self.refine(*self.attend(objects), roi_features)
-
-    def attend(self, objects: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The part that does not look at the image: attended objects (B, N, d) and their two dynamic matrices."""
-        attended = self.self_attn(objects, objects, objects)[0]
-        objects = self.norm1(objects + self.dropout(attended))
-        return objects, *self.inst_interact.dynamic_layer(objects)
-
-    def refine(
-        self, objects: Tensor, first: Tensor, second: Tensor, roi_features: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The part that does: see `forward`."""
-        interaction = self.inst_interact.interact(first.flatten(0, 1), second.flatten(0, 1), roi_features)
-        interaction = interaction.view_as(objects)
+        objects = self.attend(objects)
+        interaction = self.inst_interact(objects, roi_features)
         objects = self.norm2(objects + self.dropout(interaction))
         # Half precision is too coarse for scores and for the position of boxes, and these layers are small.
         with torch.autocast(objects.device.type, enabled=False):
@@ -138,13 +110,22 @@ class RefinementStage(nn.Module):
             objects = self.norm3(objects + self.dropout(hidden))
             return self.class_logits(self.cls_module(objects)), self.bboxes_delta(self.reg_module(objects)), objects
 
+    def attend(self, objects: Tensor) -> Tensor:
+        """Self-attention among the objects of an image, (B, N, d) to (B, N, d). It does not look at the image."""
+        attended = self.self_attn(objects, objects, objects)[0]
+        return self.norm1(objects + self.dropout(attended))
+
+    def full_precision_layers(self) -> list[nn.Module]:
+        """The layers that `forward` runs in the precision of their weights, also under autocast."""
+        return [self.linear1, self.linear2, self.cls_module, self.reg_module, self.class_logits, self.bboxes_delta]
+
 
 class DynamicHead(nn.Module):
     """Refinement stages with separate weights; each reads the boxes and object features of the one before.
 
     Args:
-        routing: RoI features of boxes, see `roi_routing`.
-        stages: at least one `RefinementStage`.
+        routing: makes the RoI features of boxes from the pyramid.
+        stages: one `RefinementStage` or more.
         prior_prob: score that every class starts with; None for the softmax variant.
     """
 
@@ -153,6 +134,7 @@ class DynamicHead(nn.Module):
         super().__init__()
         self.routing = routing
         self.head_series = nn.ModuleList(stages)
+        self.grad_checkpointing = False
         self.box_transform = Box2BoxTransform(weights=(2.0, 2.0, 1.0, 1.0), scale_clamp=math.log(100000.0 / 16))
         self._initialize(prior_prob)
 
@@ -206,19 +188,27 @@ class DynamicHead(nn.Module):
         Returns:
             Logits (S, B, N, K) and boxes (S, B, N, 4), absolute xyxy, after each of S stages.
         """
-        return self.refine(self.routing.prepare(features), boxes, proposal_features)
-
-    def refine(self, pyramid, boxes: Tensor, proposal_features: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from what `self.routing.prepare` made of the features, so that these need not be kept."""
+        pyramid = self.routing.pooler.prepare(features)
         objects = proposal_features.expand(len(boxes), -1, -1)
         all_logits, all_boxes = [], []
         for stage in self.head_series:
-            logits, deltas, objects = stage(objects, self.routing(pyramid, boxes))
+            roi_features = self.routing(pyramid, boxes)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                logits, deltas, objects = checkpoint(stage, objects, roi_features, use_reentrant=False)
+            else:
+                logits, deltas, objects = stage(objects, roi_features)
             boxes = self.box_transform.apply_deltas(deltas.flatten(0, 1), boxes.flatten(0, 1)).view_as(boxes)
             all_logits.append(logits)
             all_boxes.append(boxes)
             boxes = boxes.detach()
         return torch.stack(all_logits), torch.stack(all_boxes)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the inputs of stages for the backward pass and compute the rest again: less memory, more time.
+
+        Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016. The name is timm's.
+        """
+        self.grad_checkpointing = enable
 
 
 def _tower(width: int, depth: int) -> nn.Sequential:

@@ -10,6 +10,8 @@ from detectron2.structures import Instances
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from .boxes import generalized_iou
+
 Assignment = list[list[tuple[Tensor, Tensor]]]
 
 
@@ -103,28 +105,6 @@ class HungarianMatcher(nn.Module):
         positive = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
         negative = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
         return positive - negative
-
-
-def generalized_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
-    """Generalised IoU, differentiable and without waiting for the device. Rezatofighi et al., CVPR 2019.
-
-    Args:
-        boxes1, boxes2: (..., 4) xyxy, the second corner not before the first; leading dimensions broadcast.
-        eps: added to areas that divide.
-
-    Returns:
-        (...) in [-1, 1]; a pair of boxes that are both empty and in the same place gets 0.
-    """
-    low1, high1, low2, high2 = boxes1[..., :2], boxes1[..., 2:], boxes2[..., :2], boxes2[..., 2:]
-    intersection = _area((torch.min(high1, high2) - torch.max(low1, low2)).clamp(min=0))
-    hull = _area(torch.max(high1, high2) - torch.min(low1, low2))
-    union = _area(high1 - low1) + _area(high2 - low2) - intersection
-    return intersection / (union + eps) - (hull - union) / (hull + eps)
-
-
-def _area(size: Tensor) -> Tensor:
-    width, height = size.unbind(-1)  # the gradient of `prod` would count zeros, on the host
-    return width * height
 
 
 def image_sizes(targets: list[Instances], like: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class PredictionDrawer:
 
         Args:
             picture: (H, W, 3) RGB.
-            stages: as `SparseRCNN.predict_stages` returns them for this picture.
+            stages: as `predict_stages` returns them for this picture.
         """
         kept = stages[-1].scores > self.threshold
         titles = ["learned proposals", *(f"stage {i}" for i in range(1, len(stages)))]

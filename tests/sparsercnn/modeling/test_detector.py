@@ -6,14 +6,13 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from torch.testing import assert_close
 
 from sparsercnn import SparseRCNN, add_sparsercnn_config
 from sparsercnn.errors import InputError
 
 from ..golden import GOLDEN
-from ..models import image, small_config, small_model
+from ..models import image, small_config, small_model, training_batch
 
 CONFIGS = GOLDEN.parents[1] / "configs"
 PUBLISHED = {"r50_100pro": (50, 100), "r50_300pro": (50, 300), "r101_100pro": (101, 100), "r101_300pro": (101, 300)}
@@ -29,16 +28,6 @@ def test_state_dict_of_the_published_models(name):
         model = SparseRCNN(cfg)
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
     assert shapes == json.loads((GOLDEN / f"state_dict_{name}.json").read_text())
-
-
-def training_batch(sizes=((64, 96), (80, 64))):
-    batch = []
-    for i, size in enumerate(sizes):
-        target = Instances(size)
-        target.gt_boxes = Boxes(torch.tensor([[4.0, 4, 40, 50], [10, 20, 30, 60]]))
-        target.gt_classes = torch.tensor([0, 2])
-        batch.append({"image": image(size, seed=i), "instances": target})
-    return batch
 
 
 @pytest.mark.parametrize("use_focal", [True, False])
@@ -105,23 +94,10 @@ def test_proposals_start_as_the_unpadded_image():
     assert torch.equal(boxes[1], torch.tensor([[0.0, 0, 40, 50]]).expand(10, 4))
 
 
-def test_stages_begin_with_proposals_and_end_with_the_results():
-    model = small_model()
-    inputs = [{"image": image((64, 96)), "height": 128, "width": 192}]
-    (stages,) = model.predict_stages(inputs)
-    assert len(stages) == 3
-    assert not stages[0].has("scores")
-    assert torch.equal(stages[0].pred_boxes.tensor, torch.tensor([[0.0, 0, 192, 128]]).expand(10, 4))
-    assert all(len(stage) == 10 and set(stage.levels.tolist()) <= {2, 3, 4, 5} for stage in stages)
-    (result,) = model(inputs)
-    last = stages[-1][stages[-1].pred_boxes.nonempty()]
-    best = last.scores.argmax()
-    assert_close(last.scores[best], result["instances"].scores[0])
-    assert_close(last.pred_boxes.tensor[best], result["instances"].pred_boxes.tensor[0])
-
-
 class SupervisedBackbone(torch.nn.Module):
-    """Passes its features on as one auxiliary pyramid of weight 0.25."""
+    """Passes its features on, in training also as an auxiliary pyramid of weight 0.25."""
+
+    auxiliary_pyramids = {"copy_": 0.25}
 
     def __init__(self, backbone):
         super().__init__()
@@ -129,11 +105,8 @@ class SupervisedBackbone(torch.nn.Module):
         self.size_divisibility, self.padding_constraints = backbone.size_divisibility, backbone.padding_constraints
 
     def forward(self, images):
-        return self.backbone(images)
-
-    def forward_supervised(self, images):
         features = self.backbone(images)
-        return features, [(0.25, features)]
+        return features | {f"copy_{name}": x for name, x in features.items()} if self.training else features
 
 
 def test_auxiliary_pyramids_are_supervised_in_training_only():
@@ -142,7 +115,7 @@ def test_auxiliary_pyramids_are_supervised_in_training_only():
     model.backbone = SupervisedBackbone(model.backbone)
     losses = model.train()(training_batch())
     for name in ("loss_ce", "loss_bbox_0"):
-        assert_close(losses[f"{name}_aux0"], losses[name] * 0.25)
+        assert_close(losses[f"{name}_copy"], losses[name] * 0.25)
     result = model.eval()([{"image": image((64, 96))}])
     assert torch.equal(result[0]["instances"].scores, plain_result[0]["instances"].scores)
 

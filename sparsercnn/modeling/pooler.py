@@ -1,0 +1,190 @@
+"""RoIAlign on a feature pyramid: what each box sees of the levels that it reads.
+
+With a fixed sampling ratio, RoIAlign is a sparse linear map: each output bin is a weighted sum of 4·S² pixels. All
+levels and images are laid end to end as one table of pixels that all refinement stages share; the indices and weights
+of every bin follow from the boxes by plain arithmetic, and one `embedding_bag` does the pooling for all of them.
+
+He et al., Mask R-CNN, ICCV 2017 (RoIAlign).
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Pyramid:
+    """The feature maps that the head reads, the same in all of its stages.
+
+    Attributes:
+        maps: (B, C, H, W) of each level, lowest (finest) first.
+        pixels: (ΣB·H·W, C), all levels and images end to end; row start + (b·H + y)·W + x is a pixel of image b.
+        layout: (3, L) int64, a row each for height, width and the row of `pixels` where a level starts.
+    """
+
+    def __init__(self, maps: Sequence[Tensor]):
+        self.maps = tuple(maps)
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        return torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in self.maps])
+
+    @cached_property
+    def layout(self) -> Tensor:
+        rows = [m.shape[0] * m.shape[2] * m.shape[3] for m in self.maps]
+        heights, widths = zip(*(m.shape[2:] for m in self.maps), strict=True)
+        starts = [sum(rows[:i]) for i in range(len(rows))]
+        return torch.tensor([heights, widths, starts]).to(self.maps[0].device, non_blocking=True)
+
+    def sum_pixels(self, index: Tensor, weight: Tensor) -> Tensor:
+        """Weighted sums of pixels.
+
+        Args:
+            index: (bins, n) int64 rows of `pixels`.
+            weight: (bins, n) of each; no gradient flows to it.
+
+        Returns:
+            (bins, C) in the type of `pixels`.
+        """
+        weight = weight.to(self.pixels.dtype)
+        return F.embedding_bag(index, self.pixels, mode="sum", per_sample_weights=weight)
+
+
+class Pooler(nn.Module):
+    """RoIAlign (aligned: pixel centers at half coordinates) of boxes on one level or on all levels of a pyramid.
+
+    Args:
+        strides: of each level, lowest first, each twice the one before.
+        resolution: bins along each side.
+        sampling_ratio: S, samples along each side of a bin.
+    """
+
+    def __init__(self, strides: list[int], resolution: int = 7, sampling_ratio: int = 2):
+        super().__init__()
+        self.strides = strides
+        self.resolution = resolution
+        self.sampling_ratio = sampling_ratio
+
+    def prepare(self, features: Sequence[Tensor]) -> Pyramid:
+        """The pyramid of (B, C, H, W) levels, lowest first, as `pool` and `pool_all_levels` read it."""
+        return Pyramid(features)
+
+    def pool(self, pyramid: Pyramid, boxes: Tensor, levels: Tensor) -> Tensor:
+        """Features of each box on its level.
+
+        Args:
+            pyramid: from `prepare`.
+            boxes: (B, N, 4) absolute xyxy; no gradient flows to them.
+            levels: (B, N) int64, 0 for the lowest.
+
+        Returns:
+            (B·N, resolution², C); samples outside the image count as zero.
+        """
+        raise NotImplementedError
+
+    def pool_all_levels(self, pyramid: Pyramid, boxes: Tensor) -> Tensor:
+        """Features of each of (B, N, 4) absolute xyxy boxes on every level: (L, B·N, resolution², C)."""
+        raise NotImplementedError
+
+
+class Bins(nn.Module):
+    """Which pixels the bins of RoIAlign sum. The arguments are those of `Pooler`."""
+
+    def __init__(self, strides: list[int], resolution: int, sampling_ratio: int):
+        super().__init__()
+        self.resolution = resolution
+        self.sampling_ratio = sampling_ratio
+        self.register_buffer("scales", torch.tensor([1 / s for s in strides]), persistent=False)
+
+    def forward(self, layout: Tensor, boxes: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            layout: (3, L), see `Pyramid`.
+            boxes: (..., B, N, 4) absolute xyxy.
+            levels: (..., B, N) that they read, 0 for the lowest.
+
+        Returns:
+            Rows of the pixel table that each bin sums (int64), and their weights: both (number of bins, 4·S²).
+        """
+        height, width, start = layout[:, levels]
+        x0, y0, x1, y1 = (boxes * self.scales[levels][..., None] - 0.5).unbind(-1)
+        row, row_weight = self._taps(y0, y1, height)
+        column, column_weight = self._taps(x0, x1, width)
+        image = torch.arange(boxes.shape[-3], device=boxes.device)[:, None]
+        row = (start + image * height * width)[..., None, None] + row * width[..., None, None]
+        index = row[..., :, None, :, None] + column[..., None, :, None, :]
+        weight = row_weight[..., :, None, :, None] * column_weight[..., None, :, None, :]
+        taps = (2 * self.sampling_ratio) ** 2
+        return index.reshape(-1, taps), weight.reshape(-1, taps)
+
+    def _taps(self, low: Tensor, high: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels along one axis that each bin reads (int64) and their weights: both (..., resolution, 2·S)."""
+        # In the order of torchvision's kernel, so that the positions round as they do there: what differs here grows
+        # from stage to stage.
+        bins = torch.arange(self.resolution, device=low.device, dtype=low.dtype)[:, None]
+        samples = torch.arange(self.sampling_ratio, device=low.device, dtype=low.dtype) + 0.5
+        low, high, size = (t[..., None, None] for t in (low, high, size))
+        bin_size = (high - low) / self.resolution
+        position = low + bins * bin_size + samples * bin_size / self.sampling_ratio
+        # A sample more than a pixel outside reads nothing; a closer one reads the border.
+        inside = (position >= -1) & (position <= size)
+        position = torch.where(inside, position, 0).clamp(min=0)
+        floor = torch.minimum(position.long(), size - 1)
+        ceil = torch.minimum(floor + 1, size - 1)
+        inside = inside.to(low.dtype)
+        fraction = (position - floor) * inside
+        pixel = torch.stack([floor, ceil], dim=-1)
+        weight = torch.stack([inside - fraction, fraction], dim=-1) / self.sampling_ratio
+        return pixel.flatten(-2), weight.flatten(-2)
+
+
+class FusedPooler(Pooler):
+    """All levels and images in one lookup, equal to detectron2's `ROIPooler` and differentiable in the features."""
+
+    def __init__(self, strides: list[int], resolution: int = 7, sampling_ratio: int = 2):
+        super().__init__(strides, resolution, sampling_ratio)
+        self.bins = Bins(strides, resolution, sampling_ratio)
+
+    def pool(self, pyramid: Pyramid, boxes: Tensor, levels: Tensor) -> Tensor:
+        index, weight = self.bins(pyramid.layout, boxes.detach(), levels)
+        return pyramid.sum_pixels(index, weight).unflatten(0, (-1, self.resolution**2))
+
+    def pool_all_levels(self, pyramid: Pyramid, boxes: Tensor) -> Tensor:
+        levels = torch.arange(len(self.strides), device=boxes.device)[:, None, None].expand(-1, *boxes.shape[:2])
+        pooled = self.pool(pyramid, boxes.expand(len(self.strides), -1, -1, -1), levels)
+        return pooled.unflatten(0, (len(self.strides), -1))
+
+
+class DetectronPooler(Pooler):
+    """detectron2's `ROIPooler`, the baseline; it assigns levels itself, by the formula of `assign_levels`.
+
+    Args:
+        strides, resolution, sampling_ratio: see `Pooler`; a sampling ratio of 0 adapts to the size of a box.
+        canonical_level, canonical_size: see `assign_levels`.
+    """
+
+    def __init__(
+        self,
+        strides: list[int],
+        resolution: int = 7,
+        sampling_ratio: int = 2,
+        canonical_level: int = 4,
+        canonical_size: float = 224.0,
+    ):
+        super().__init__(strides, resolution, sampling_ratio)
+        scales = [1 / stride for stride in strides]
+        canonical = {"canonical_level": canonical_level, "canonical_box_size": canonical_size}
+        self.pooler = ROIPooler(resolution, scales, sampling_ratio, "ROIAlignV2", **canonical)
+
+    def pool(self, pyramid: Pyramid, boxes: Tensor, levels: Tensor) -> Tensor:
+        return self.pooler(list(pyramid.maps), [Boxes(b) for b in boxes]).flatten(2).transpose(1, 2)
+
+    def pool_all_levels(self, pyramid: Pyramid, boxes: Tensor) -> Tensor:
+        image = torch.arange(len(boxes), device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
+        rois = torch.cat([image.to(boxes.dtype), boxes], dim=-1).flatten(0, 1)
+        pooled = [pool(m, rois) for pool, m in zip(self.pooler.level_poolers, pyramid.maps, strict=True)]
+        return torch.stack(pooled).flatten(3).transpose(2, 3)
