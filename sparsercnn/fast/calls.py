@@ -54,7 +54,7 @@ def readers(node: fx.Node) -> list[fx.Node]:
 
 
 def activation_of(node: fx.Node) -> str | None:
-    """The name in `convolution.ACTIVATIONS` of the function that a call applies to each element; None if it has none."""
+    """The name in `convolution.ACTIVATIONS` of the function that a call applies to each element; None for others."""
     if node.op not in ("call_function", "call_method"):
         return None
     name = ACTIVATIONS.get(node.target)

@@ -27,7 +27,8 @@ class Activation(NamedTuple):
     in_place: Callable[[Tensor], Tensor]
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str | None, Activation] = {
+    None: Activation("none", None, lambda y: y),
     "relu": Activation("relu", None, torch.ops.aten.relu_),
     "silu": Activation("swish", None, torch.ops.aten.silu_),
     "gelu": Activation("gelu", "none", torch.ops.aten.gelu_),
@@ -37,7 +38,6 @@ ACTIVATIONS = {
     "sigmoid": Activation("sigmoid", None, torch.ops.aten.sigmoid_),
     "tanh": Activation("tanh", None, torch.ops.aten.tanh_),
 }
-NO_ACTIVATION = Activation("none", None, lambda y: y)
 
 
 class FastConv2d(nn.Module):
@@ -69,11 +69,9 @@ class FastConv2d(nn.Module):
 
     def _pack(self) -> None:
         if not self.is_winograd:
-            channels = self.weight.shape[1] * self.geometry[-1]
             weight = self.weight.contiguous(memory_format=torch.channels_last)
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-                weight, *self.geometry, [1, channels, *USUAL_SIZE]
-            )
+            size = [1, weight.shape[1] * self.geometry[-1], *USUAL_SIZE]
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, size)
 
     def __getstate__(self) -> dict:
         """Copies and pickles hold plain weights: oneDNN's can be in neither."""
@@ -93,32 +91,38 @@ class FastConv2d(nn.Module):
         Args:
             x: (B, C, H, W).
             addend: what broadcasts with the (B, O, H', W') of the convolution, if anything.
-            activation: one of `ACTIVATIONS`, with an addend "relu" only; None for none.
+            activation: one of `ACTIVATIONS`, with an addend None or "relu" only.
             overwrite: the addend may be overwritten, so that the sum needs no memory of its own.
 
         Returns:
             (B, O, H', W'), channels-last.
         """
         x = x.to(self.dtype)
-        if self.is_winograd:
-            y = winograd_conv2d(x, self.weight, self.bias)
-            if addend is not None:
-                y = y.add_(addend) if addend.shape == y.shape else y + addend
-            y = y if activation is None else ACTIVATIONS[activation].in_place(y)
-        elif addend is None:
-            name, algorithm, _ = NO_ACTIVATION if activation is None else ACTIVATIONS[activation]
-            y = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, name, [], algorithm)
-        elif addend.shape != self._output_shape(x):
-            y = self(x) + addend
-            y = y if activation is None else ACTIVATIONS[activation].in_place(y)
-        else:
-            addend = addend.to(self.dtype)
-            rest = self.weight, self.bias, *self.geometry, "add", 1.0, activation, [], None
-            if overwrite:
-                y = torch.ops.mkldnn._convolution_pointwise_.binary(addend, x, *rest)
-            else:
-                y = torch.ops.mkldnn._convolution_pointwise.binary(x, addend, *rest)
+        in_place = ACTIVATIONS[activation].in_place
+        if addend is None:
+            y = in_place(self._winograd(x)) if self.is_winograd else self._direct(x, activation)
+        elif not isinstance(addend, Tensor) or addend.shape != self._output_shape(x):
+            y = in_place(self(x) + addend)
+        elif self.is_winograd:
+            y = in_place(self._winograd(x).add_(addend))
+        elif overwrite:
+            y = torch.ops.mkldnn._convolution_pointwise_.binary(addend.to(self.dtype), x, *self._sum(activation))
+        elif self.geometry[-1] == 1:
+            y = torch.ops.mkldnn._convolution_pointwise.binary(x, addend.to(self.dtype), *self._sum(activation))
+        else:  # there PyTorch's operator with memory of its own knows no half precision
+            y = in_place(self._direct(x, None).add_(addend))
         return y.to(self.output_dtype)
+
+    def _winograd(self, x: Tensor) -> Tensor:
+        return winograd_conv2d(x, self.weight, self.bias)
+
+    def _direct(self, x: Tensor, activation: str | None) -> Tensor:
+        name, algorithm, _ = ACTIVATIONS[activation]
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, name, [], algorithm)
+
+    def _sum(self, activation: str | None) -> tuple:
+        """What oneDNN's sum of a convolution and an addend takes after these two."""
+        return self.weight, self.bias, *self.geometry, "add", 1.0, activation, [], None
 
     def _output_shape(self, x: Tensor) -> tuple[int, ...]:
         axes = zip(x.shape[2:], self.kernel_size, *self.geometry[:-1], strict=True)

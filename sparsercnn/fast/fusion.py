@@ -60,7 +60,7 @@ def _fold_next(conv: nn.Conv2d, calls: list[fx.Node]) -> bool:
         return False
     affines = [_affine(node, conv.out_channels) for (node,) in following]
     first, *others = affines
-    if None in affines or not all(map(torch.equal, first, other) for other in others):
+    if None in affines or not all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True)):
         return False
     conv.weight = nn.Parameter(conv.weight * first.scale.view(-1, 1, 1, 1), requires_grad=False)
     bias = first.shift if conv.bias is None else conv.bias * first.scale + first.shift

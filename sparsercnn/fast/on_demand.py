@@ -37,7 +37,7 @@ def convolve_on_demand(model: SparseRCNN) -> None:
 def take_last_convolution(traced: fx.GraphModule, name: str) -> FastConv2d | None:
     """Let a graph return one of its named maps as it is before its last convolution, which is returned.
 
-    Only if that is a convolution by `winograd` and nothing else, and nothing in the graph reads its result. None if not.
+    Only if that is a convolution by `winograd` and nothing else, and nothing in the graph reads its result; else None.
     """
     output = next(node for node in traced.graph.nodes if node.op == "output")
     maps = output.args[0]

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from traceback import walk_tb
 from types import FrameType, FunctionType, ModuleType, TracebackType
 
@@ -149,7 +149,7 @@ def plain_convolution(conv: nn.Conv2d) -> nn.Conv2d:
 class _Tracer(fx.Tracer):
     """Looks into all modules but those of `torch.nn` with weights and the `leaves`."""
 
-    def __init__(self, leaves: set[Leaf]):
+    def __init__(self, leaves: Collection[Leaf] = ()):
         super().__init__()
         self.leaves = leaves
 
