@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..modeling.detector import SparseRCNN
 from ..modeling.head import RefinementStage
 from ..modeling.pooler import FusedPooler
+from .convolution import FastConv2d
 from .first_stage import remember_first_stage
 from .fusion import fold_norms, fuse_convolutions, image_convolutions
 from .on_demand import convolve_on_demand
@@ -71,7 +72,7 @@ def prepare_for_inference(
 @torch.inference_mode(False)  # the copy's weights must count their changes, see `remember_first_stage`
 def prepare_parts(model: nn.Module, dtype: torch.dtype, compile: bool, parts: Parts) -> "InferenceModel":
     """`prepare_for_inference` with some of its parts."""
-    if any(isinstance(module, InferenceModel | TracedBackbone) for module in model.modules()):
+    if any(isinstance(module, InferenceModel | TracedBackbone | FastConv2d) for module in model.modules()):
         raise ValueError("the model is prepared for inference already; prepare the one that it was made from")
     device_type = next(model.parameters()).device.type
     is_fast = device_type == "cpu" and has_onednn(dtype)
