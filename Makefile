@@ -11,11 +11,16 @@ endif
 
 DEMO := output/quickstart
 
-.PHONY: help demo test
+# Models in tests are tiny: two processes of one thread each are faster than one of two.
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+.PHONY: help demo test test-slow lint
 
 help:
-	@echo "make demo   train a small detector on generated shapes (CPU, minutes), evaluate it, draw its predictions"
-	@echo "make test   run the test suite"
+	@echo "make demo        train a small detector on generated shapes (CPU, minutes), evaluate it, draw its predictions"
+	@echo "make test        run the test suite, but for the slow tests"
+	@echo "make test-slow   run the slow tests: build the wheel, install it and use it"
+	@echo "make lint        check style, formatting and types"
 
 demo: $(INSTALLED)
 	$(PYTHON) datasets/prepare_shapes.py
@@ -31,15 +36,23 @@ demo: $(INSTALLED)
 	@echo "  predictions.png                       predictions beside ground truth"
 
 test: $(INSTALLED)
-	$(PYTHON) -m pytest
+	$(PYTEST) -m "not slow"
 
-.venv/.installed: pyproject.toml detectron2_lite/pyproject.toml constraints.txt
+test-slow: $(INSTALLED)
+	$(PYTEST) -m slow
+
+lint: $(INSTALLED)
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+.venv/.installed: pyproject.toml setup.py detectron2_lite/pyproject.toml constraints.txt
 	@echo "Installing into .venv (once) ..."
 	@python3 -m venv .venv
-	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt -e ./detectron2_lite -e '.[test]'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt -e ./detectron2_lite -e '.[test,lint]'
 	@touch $@
 
-build/.installed-in-active-environment: pyproject.toml
+build/.installed-in-active-environment: pyproject.toml setup.py
 	@echo "Installing into the active environment, which has detectron2 (once) ..."
-	@$(PYTHON) -m pip install -q --disable-pip-version-check -e '.[test]'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -e '.[test,lint]'
 	@mkdir -p build && touch $@

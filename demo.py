@@ -14,16 +14,15 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
-from necks import NeckConfigError, add_neck_config
-from sparsercnn import add_sparsercnn_config
-from sparsercnn.engine import check_model, choose_device, merge_config
+from sparsercnn import load_config
+from sparsercnn.engine import check_model
 from sparsercnn.errors import InputError
 from sparsercnn.predictor import Predictor
 from sparsercnn.visualization.drawing import PredictionDrawer
@@ -40,6 +39,7 @@ from sparsercnn.visualization.media import (
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line (that of the process if None)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="path to config file")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--confidence-threshold", type=_share, default=0.5, help="lowest score to draw (default: 0.5)")
     parser.add_argument("--stages", action="store_true", help="draw one panel per refinement stage")
     parser.add_argument(
-        "--color-by", choices=["class", "level"], default="class", help="what box colours mean (default: class)"
+        "--color-by", choices=["class", "level"], default="class", help="what box colors mean (default: class)"
     )
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config options, last on the line"
@@ -68,13 +68,9 @@ def _share(text: str) -> float:
     return value
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def read_config(args: argparse.Namespace) -> CfgNode:
     """The checked config. The data sets it names need not be there: only their class names are used."""
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
-    add_neck_config(cfg)
-    merge_config(cfg, args.config_file, args.opts)
-    choose_device(cfg)
+    cfg = load_config(args.config_file, args.opts)
     check_model(cfg)
     if not cfg.MODEL.WEIGHTS:
         logging.getLogger("sparsercnn").warning("MODEL.WEIGHTS is empty: these are predictions of an untrained model.")
@@ -142,20 +138,20 @@ def draw_video(args: argparse.Namespace, make: Callable) -> None:
     with VideoWriter(output, reader.frames_per_second) as writer:
         for frame in tqdm(reader, total=len(reader), unit="frame"):
             drawn = draw(frame)
-            if output:
-                writer.write(drawn)
+            writer.write(drawn)
             if args.show:
                 show(drawn, reader.path.name, wait=False)
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Do what the command line asks for; returns the exit status."""
     args = parse_args(argv)
     setup_logger(name="sparsercnn")
     try:
-        cfg = setup(args)
+        cfg = read_config(args)
         run = draw_video if args.video_input else draw_pictures
         run(args, partial(make_draw, cfg, args))
-    except (InputError, NeckConfigError) as error:
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (Stopped, KeyboardInterrupt):

@@ -13,26 +13,21 @@ import argparse
 import os
 import sys
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from necks import NeckConfigError, add_neck_config
-from sparsercnn import add_sparsercnn_config
+from sparsercnn import load_config
 from sparsercnn.data import register_config_datasets
-from sparsercnn.engine import SparseRCNNCheckpointer, Trainer, check_config, choose_device, merge_config
+from sparsercnn.engine import SparseRCNNCheckpointer, Trainer, check_config
 from sparsercnn.engine.launch import launch
 from sparsercnn.errors import InputError
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def read_config(args: argparse.Namespace) -> CfgNode:
     """The checked config of this run."""
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
-    add_neck_config(cfg)
-    merge_config(cfg, args.config_file, args.opts)
-    choose_device(cfg)
+    cfg = load_config(args.config_file, args.opts)
     processes = int(os.getenv("WORLD_SIZE", args.num_gpus * args.num_machines))  # torchrun sets the variable
     check_config(cfg, args.resume, args.eval_only, processes)
     cfg.freeze()
@@ -56,12 +51,12 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Do what the command line asks for; returns the exit status."""
     args = default_argument_parser(__doc__).parse_args(argv)
-    mistakes = (InputError, NeckConfigError)
     try:
-        cfg = setup(args)
-        launch(run, args, (args, cfg), mistakes)
-    except mistakes as error:
+        cfg = read_config(args)
+        launch(run, args, (args, cfg))
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

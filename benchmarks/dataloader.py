@@ -79,20 +79,16 @@ def fetch(loader: Iterable[list[dict]], batches: int) -> None:
         next(iterator)
 
 
-def check(cfg: CfgNode, reduced: CfgNode) -> None:
+def check(cfg: CfgNode) -> None:
     """With the same random numbers, boxes must be the baseline's; prints how far pixels are."""
-    theirs = DatasetMapper(cfg, is_train=True)
-    for title, mapper in (
-        ("ours", SparseRCNNDatasetMapper(cfg, is_train=True)),
-        ("reduced decode", SparseRCNNDatasetMapper(reduced, is_train=True)),
-    ):
-        difference = 0.0
-        for i, record in enumerate(DatasetCatalog.get(NAME)[:8]):
-            found, expected = _map(mapper, record, i), _map(theirs, record, i)
-            boxes = [x["instances"].gt_boxes.tensor for x in (found, expected)]
-            torch.testing.assert_close(*boxes, rtol=0, atol=1e-3)
-            difference = max(difference, (found["image"].float() - expected["image"].float()).abs().mean().item())
-        print(f"{title}: same boxes; mean difference of pixels at most {difference:.2f} of 255")
+    theirs, ours = DatasetMapper(cfg, is_train=True), SparseRCNNDatasetMapper(cfg, is_train=True)
+    difference = 0.0
+    for i, record in enumerate(DatasetCatalog.get(NAME)[:8]):
+        found, expected = _map(ours, record, i), _map(theirs, record, i)
+        boxes = [x["instances"].gt_boxes.tensor for x in (found, expected)]
+        torch.testing.assert_close(*boxes, rtol=0, atol=1e-3)
+        difference = max(difference, (found["image"].float() - expected["image"].float()).abs().mean().item())
+    print(f"same boxes; mean difference of pixels at most {difference:.2f} of 255")
 
 
 def _map(mapper, record: dict, seed: int) -> dict:
@@ -112,19 +108,16 @@ def main(argv: list[str] | None = None) -> None:
     own = ["DATASETS.TRAIN", (NAME,), "DATALOADER.NUM_WORKERS", args.workers, "SOLVER.IMS_PER_BATCH", 8]
     cfg = load_config("sparsercnn.res50.100pro.3x.yaml", args)
     cfg.merge_from_list(own)
-    reduced = cfg.clone()
-    reduced.INPUT.REDUCED_JPEG_DECODE = True
     with registered(args.jpeg_size, args.images) as title:
-        check(cfg, reduced)
+        check(cfg)
         baseline = build_detection_train_loader(cfg, mapper=DatasetMapper(cfg, is_train=True))
-        ours = {"": Trainer.build_train_loader(cfg), ", reduced JPEG decode": Trainer.build_train_loader(reduced)}
+        ours = Trainer.build_train_loader(cfg)
         title += f", {args.batches} batches of {cfg.SOLVER.IMS_PER_BATCH}, {args.workers} workers"
-        cases = {title + suffix: (lambda loader=loader: fetch(loader, args.batches)) for suffix, loader in ours.items()}
-        comparisons = harness.compare(BASELINE, lambda: fetch(baseline, args.batches), cases, args.repeats, "cpu")
+        case = {title: lambda: fetch(ours, args.batches)}
+        comparisons = harness.compare(BASELINE, lambda: fetch(baseline, args.batches), case, args.repeats, "cpu")
         if args.profile:
             print_profile("Baseline", baseline, args.batches)
-            for suffix, loader in ours.items():
-                print_profile(f"Ours{suffix}", loader, args.batches)
+            print_profile("Ours", ours, args.batches)
     harness.finish(args, comparisons)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import detectron2
 import torch
 import torchvision
 from torch.autograd import DeviceType
@@ -120,12 +121,13 @@ def _positive(text: str) -> int:
 
 
 def environment(device: str) -> str:
-    """Machine and versions in one line."""
+    """Machine and versions in one line; the version of detectron2 tells the official one from our subset, `+lite`."""
     parts = [cpu_model(), f"{os.cpu_count()} cores", f"{torch.get_num_threads()} threads"]
     if device.startswith("cuda"):
         parts.append(torch.cuda.get_device_name(device))
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}"
-    return ", ".join([*parts, versions])
+    packages = [(package.__name__, package.__version__) for package in (torch, torchvision, detectron2)]
+    versions = [f"{name} {version}" for name, version in [("Python", platform.python_version()), *packages]]
+    return ", ".join([*parts, *versions])
 
 
 def cpu_model() -> str:

@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from necks import add_neck_config
-from sparsercnn import SparseRCNN, add_sparsercnn_config
+import sparsercnn
+from sparsercnn import SparseRCNN
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -21,12 +21,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 def load_config(name: str, args: argparse.Namespace) -> CfgNode:
     """`configs/NAME` with the options and the device of `args`, and random weights."""
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
-    add_neck_config(cfg)
-    cfg.merge_from_file(str(CONFIGS / name))
-    cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.DEVICE", args.device, *args.opts])
-    return cfg
+    return sparsercnn.load_config(CONFIGS / name, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", args.device, *args.opts])
 
 
 def baseline_config(cfg: CfgNode) -> CfgNode:

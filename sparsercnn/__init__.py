@@ -2,6 +2,7 @@
 
 from . import data  # noqa: F401  registers data sets
 from .config import add_sparsercnn_config
+from .config_file import load_config
 from .fast.inference import prepare_for_inference
 from .modeling.criterion import SetCriterion
 from .modeling.detector import SparseRCNN
@@ -14,5 +15,6 @@ __all__ = [
     "SetCriterion",
     "SparseRCNN",
     "add_sparsercnn_config",
+    "load_config",
     "prepare_for_inference",
 ]

@@ -1,6 +1,12 @@
 """Every config key that Sparse R-CNN adds to detectron2's, its default and its meaning."""
 
+import torch
 from detectron2.config import CfgNode
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What `TEST.PRECISION` may say."""
+AMP_PRECISIONS = ("float16", "bfloat16", "auto")
+"""What `SOLVER.AMP.PRECISION` may say."""
 
 
 def add_sparsercnn_config(cfg: CfgNode) -> None:
@@ -22,10 +28,6 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Data sets of one's own: [name, annotation file in COCO format, image folder] each.
     cfg.DATASETS.COCO_JSON = []
 
-    # In training, decode large JPEGs at a half, a quarter or an eighth where the resize would shrink them as far
-    # anyway: faster, and as close to the full decode as another resize filter would be.
-    cfg.INPUT.REDUCED_JPEG_DECODE = False
-
     # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for
     # rounding.
     cfg.TEST.PREPARE = True
@@ -34,6 +36,8 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # On GPUs, run the prepared copy through torch.compile (takes minutes to start).
     cfg.TEST.COMPILE = False
 
+    # Train with the speed-ups of `sparsercnn.fast`: the same results, but for rounding.
+    cfg.SOLVER.FAST = True
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone relative to SOLVER.BASE_LR.
@@ -41,9 +45,7 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images, but for
     # batch norms and for the class loss of the softmax variant, which is a mean over each batch.
     cfg.SOLVER.ACCUMULATE = 1
-    # Train with the speed-ups of `sparsercnn/fast`: the same losses and gradients but for rounding.
-    cfg.SOLVER.FAST = True
-    # Of SOLVER.AMP: "float16" or "bfloat16".
+    # Of SOLVER.AMP: "float16", "bfloat16", or "auto" for what suits the processor.
     cfg.SOLVER.AMP.PRECISION = "float16"
 
 

@@ -4,10 +4,9 @@ import detectron2.data.transforms as T
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
-from .engine import SparseRCNNCheckpointer
+from .engine import SparseRCNNCheckpointer, build_model
 from .fast.inference import build_inference_model
 from .visualization.stages import predict_stages
 
@@ -19,7 +18,7 @@ class Predictor:
         cfg: names the model, its weights and the test-time size and channel order of its input.
 
     Raises:
-        InputError: the weights do not fit the model.
+        InputError: the model cannot be built as the config says, or the weights do not fit it.
     """
 
     def __init__(self, cfg: CfgNode):

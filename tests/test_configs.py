@@ -1,11 +1,8 @@
 from pathlib import Path
 
 import pytest
-from detectron2.config import get_cfg
 
-from necks import add_neck_config
-from sparsercnn import add_sparsercnn_config
-from sparsercnn.engine import merge_config
+from sparsercnn import load_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PUBLISHED = {
@@ -48,17 +45,9 @@ VERSION: 2
 """
 
 
-def load(path):
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
-    add_neck_config(cfg)
-    merge_config(cfg, str(path), [])
-    return cfg
-
-
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_every_config_loads(path):
-    cfg = load(path)
+    cfg = load_config(path)
     assert cfg.MODEL.META_ARCHITECTURE == "SparseRCNN"
     assert max(cfg.SOLVER.STEPS) < cfg.SOLVER.MAX_ITER or cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupMultiStepLR"
     assert cfg.SOLVER.WARMUP_ITERS < cfg.SOLVER.MAX_ITER
@@ -66,7 +55,7 @@ def test_every_config_loads(path):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models(name):
-    cfg = load(CONFIGS / name)
+    cfg = load_config(CONFIGS / name)
     depth, proposals, crop = PUBLISHED[name]
     assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.SparseRCNN.NUM_PROPOSALS, cfg.INPUT.CROP.ENABLED) == (
         depth,
@@ -81,14 +70,24 @@ def test_published_models(name):
     assert (min(cfg.INPUT.MIN_SIZE_TRAIN), max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN) == (480, 800, 1333)
 
 
+def test_the_crowdhuman_model_trains_for_50_epochs():
+    cfg = load_config(CONFIGS / "sparsercnn.crowdhuman.res50.500pro.50e.yaml")
+    assert cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH == 50 * 15000
+    assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.SparseRCNN.NUM_PROPOSALS, cfg.MODEL.SparseRCNN.NUM_CLASSES) == (
+        50,
+        500,
+        1,
+    )
+
+
 def test_a_published_file_loads_unchanged(tmp_path):
     path = tmp_path / "published.yaml"
     path.write_text(FOREIGN)
-    cfg = load(path)
+    cfg = load_config(path)
     assert cfg.INPUT.CROP.SIZE == [384, 600] or cfg.INPUT.CROP.SIZE == (384, 600)
     assert cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == "full_model"
 
 
 def test_small_configs_end_where_make_demo_and_the_readme_say():
     for name in ("quickstart", "bccd", "coco128"):
-        assert load(CONFIGS / f"{name}.yaml").OUTPUT_DIR == f"output/{name}"
+        assert load_config(CONFIGS / f"{name}.yaml").OUTPUT_DIR == f"output/{name}"

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch.testing import assert_close
 
-from necks import NECK_REGISTRY, add_neck_config
-from sparsercnn import add_sparsercnn_config, prepare_for_inference
+from necks import NECK_REGISTRY
+from sparsercnn import load_config, prepare_for_inference
 from sparsercnn.fast.training import prepare_for_training
 from sparsercnn.visualization.stages import predict_stages
 
@@ -24,11 +24,7 @@ MODEL.SparseRCNN.NUM_CLASSES 3
 
 
 def config(neck: str) -> CfgNode:
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
-    add_neck_config(cfg)
-    cfg.merge_from_list([*OPTIONS.split(), "MODEL.NECK.NAME", neck])
-    return cfg
+    return load_config(options=[*OPTIONS.split(), "MODEL.NECK.NAME", neck])
 
 
 def batch() -> list[dict]:

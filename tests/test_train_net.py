@@ -1,5 +1,6 @@
 """train_net.py from end to end on a few small pictures, and what it says about mistakes."""
 
+import copy
 import json
 import logging
 import signal
@@ -15,7 +16,8 @@ from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 import train_net
-from sparsercnn.engine import TrainStep
+from sparsercnn import load_config
+from sparsercnn.engine import TrainStep, build_model
 from sparsercnn.errors import InputError
 from tools.contact_sheet import contact_sheet
 from tools.plot_training import plot_training
@@ -23,7 +25,7 @@ from tools.plot_training import plot_training
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 TINY = """
-MODEL.DEVICE cpu MODEL.NECK.OUT_CHANNELS 16 MODEL.SparseRCNN.HIDDEN_DIM 16 MODEL.SparseRCNN.NUM_HEADS 1
+MODEL.DEVICE cpu MODEL.NECK.OUT_CHANNELS 16 MODEL.SparseRCNN.HIDDEN_DIM 16 MODEL.SparseRCNN.NUM_HEADS 2
 MODEL.SparseRCNN.NUM_PROPOSALS 8 MODEL.SparseRCNN.DIM_FEEDFORWARD 16 MODEL.SparseRCNN.DIM_DYNAMIC 8
 SOLVER.IMS_PER_BATCH 2 SOLVER.WARMUP_ITERS 1 DATALOADER.NUM_WORKERS 0 DATASETS.TRAIN ('tiny',) DATASETS.TEST ('tiny',)
 INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64
@@ -81,9 +83,16 @@ def test_training_leaves_everything_a_user_looks_for(trained):
     assert (trained / "model_final.pth").is_file()
     assert list(trained.glob("events.out.tfevents.*"))
     logged = set().union(*map(json.loads, (trained / "metrics.json").read_text().splitlines()))
-    assert {"total_loss", "lr", "loss_ce", "loss_bbox", "loss_giou", "bbox/AP"} <= logged
+    assert {"total_loss", "lr", "loss_ce", "loss_bbox", "loss_giou", "loss_giou_0", "bbox/AP"} <= logged
     assert (trained / "inference" / "tiny" / "coco_instances_results.json").is_file()
     assert {"AP", "AP50", "APs", "AP-circle"} <= read_results(trained)["bbox"].keys()
+
+
+def test_progress_is_a_short_line(trained):
+    (line,) = [line for line in (trained / "log.txt").read_text().splitlines() if "total_loss: " in line]
+    words = ["iter: 2  total_loss: ", "  loss_ce: ", "  loss_bbox: ", "  loss_giou: ", "  lr: ", "  max_mem: "]
+    places = [line.index(word) for word in words]
+    assert places == sorted(places) and "loss_ce_0" not in line
 
 
 def test_pictures_of_the_run(trained):
@@ -112,6 +121,50 @@ def test_resuming_continues_after_the_last_iteration(tiny, tmp_path):
     assert trainer["iteration"] == 3
     steps = [state["step"].item() for state in trainer["_trainer"]["optimizer"]["state"].values()]
     assert set(steps) == {4}
+
+
+def resume(checkpoint, folder):
+    """Weights after two more iterations."""
+    folder.mkdir()
+    torch.save(checkpoint, folder / "model_0000002.pth")
+    (folder / "last_checkpoint").write_text("model_0000002.pth")
+    assert run("SOLVER.MAX_ITER", 5, "SEED", 7, "OUTPUT_DIR", folder, flags=["--resume"]) == 0
+    return torch.load(folder / "model_final.pth", weights_only=True)["model"]
+
+
+def as_published(checkpoint):
+    """With an optimizer group for each parameter, and the learned proposals before the head."""
+    checkpoint = copy.deepcopy(checkpoint)
+    model = build_model(load_config(QUICKSTART, TINY))
+    ours = [name for name, p in model.named_parameters() if p.requires_grad]
+    checkpoint["model"] = dict(sorted(checkpoint["model"].items(), key=lambda item: item[0].startswith("head.")))
+    published = [name for name in checkpoint["model"] if name in ours]
+    assert published != ours
+    optimizer = checkpoint["trainer"]["_trainer"]["optimizer"]
+    (group,) = optimizer["param_groups"]
+    optimizer["state"] = {i: optimizer["state"][ours.index(name)] for i, name in enumerate(published)}
+    optimizer["param_groups"] = [{**group, "params": [i]} for i in range(len(published))]
+    checkpoint["trainer"]["hooks"]["LRScheduler"]["base_lrs"] *= len(published)
+    return checkpoint
+
+
+def test_a_published_checkpoint_resumes_as_ours_does(trained, tmp_path):
+    checkpoint = torch.load(trained / "model_final.pth", weights_only=True)
+    published = as_published(checkpoint)
+    earlier = {key: value for key, value in published.items() if key != "trainer"}
+    earlier["optimizer"] = published["trainer"]["_trainer"]["optimizer"]
+    earlier["scheduler"] = published["trainer"]["hooks"]["LRScheduler"]
+    expected = resume(checkpoint, tmp_path / "ours")
+    assert not torch.equal(expected["init_proposal_boxes.weight"], checkpoint["model"]["init_proposal_boxes.weight"])
+    for name, state in {"published": published, "earlier": earlier}.items():
+        torch.testing.assert_close(resume(state, tmp_path / name), expected)
+
+
+def test_weights_alone_are_not_resumed(trained, tmp_path, capsys):
+    torch.save({"model": torch.load(trained / "model_final.pth", weights_only=True)["model"]}, tmp_path / "weights.pth")
+    (tmp_path / "last_checkpoint").write_text("weights.pth")
+    message = error_of(capsys, "OUTPUT_DIR", tmp_path, "SOLVER.MAX_ITER", 5, flags=["--resume"])
+    assert "weights.pth" in message and "no state of a training" in message
 
 
 def test_an_interrupt_saves_and_says_how_to_continue(tiny, tmp_path, capsys, monkeypatch):
@@ -150,6 +203,8 @@ def error_of(capsys, *options, flags=()):
         (["SOLVER.OPTIMIZER", "LION"], ["SOLVER.OPTIMIZER", "LION", "ADAMW"]),
         (["SOLVER.LR_SCHEDULER_NAME", "Never"], ["SOLVER.LR_SCHEDULER_NAME", "OneCycle"]),
         (["SOLVER.AMP.PRECISION", "int8"], ["SOLVER.AMP.PRECISION", "bfloat16"]),
+        (["MODEL.BACKBONE.NAME", "build_neck_backbone", "MODEL.NECK.NAME", "FNP"], ["MODEL.NECK.NAME", "FNP", "FPN"]),
+        (["MODEL.CPU_KERNELS", True], ["MODEL.CPU_KERNELS", "SOLVER.FAST"]),
     ],
 )
 def test_mistakes_in_the_config(tiny, tmp_path, capsys, options, words):

@@ -25,30 +25,29 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
-from necks import NeckConfigError, add_neck_config
-from sparsercnn import add_sparsercnn_config
-from sparsercnn.engine import Trainer, check_config, choose_device, merge_config
+from sparsercnn import load_config
+from sparsercnn.engine import Trainer, check_config
 from sparsercnn.errors import InputError
 from sparsercnn.evaluation.costs import measure_costs
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 METRICS = {"AP": "AP", "APs": "AP_s", "APm": "AP_m", "APl": "AP_l"}
 """COCO metrics as detectron2 names them, and as the table does."""
 PARTS = ("bottom-up", "neck", "head")
 
 
-def load_config(neck_config: Path, train_config: Path | None, options: list[str]) -> CfgNode:
+def detector_config(neck_config: Path, train_config: Path | None, options: list[str]) -> CfgNode:
     """The detector with the neck of `neck_config`: that config itself, or `train_config` with its neck."""
-    cfg = _config(neck_config)
+    cfg = load_config(neck_config, options)
     if train_config:
-        neck, cfg = cfg.MODEL, _config(train_config)
+        neck, cfg = cfg.MODEL, load_config(train_config, options)
         cfg.MODEL.BACKBONE.NAME = neck.BACKBONE.NAME
         cfg.MODEL.NECK = neck.NECK
         cfg.MODEL.TIMM = neck.TIMM
@@ -57,17 +56,7 @@ def load_config(neck_config: Path, train_config: Path | None, options: list[str]
         cfg.MODEL.ROI_ROUTING.MODE = neck.ROI_ROUTING.MODE
         if neck.NECK.BOTTOM_UP != "build_resnet_backbone":  # weights and frozen stages of the other are a ResNet's
             cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.FREEZE_AT = neck.WEIGHTS, neck.BACKBONE.FREEZE_AT
-    merge_config(cfg, "", options)
-    if train_config:
         cfg.MODEL.NECK.OUT_CHANNELS = cfg.MODEL.SparseRCNN.HIDDEN_DIM
-    return cfg
-
-
-def _config(path: Path) -> CfgNode:
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
-    add_neck_config(cfg)
-    merge_config(cfg, str(path), [])
     return cfg
 
 
@@ -85,7 +74,6 @@ def runs_of(
             # A run that is killed loses a quarter of its budget at most.
             cfg.SOLVER.CHECKPOINT_PERIOD = min(cfg.SOLVER.CHECKPOINT_PERIOD, -(-cfg.SOLVER.MAX_ITER // 4))
             cfg.TEST.EVAL_PERIOD = 0
-            choose_device(cfg)
             cfg.freeze()
             yield name, cfg
 
@@ -148,11 +136,11 @@ def _write(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def summarise(results: list[dict[str, float | None]]) -> dict[str, dict]:
+def summarize(results: list[dict[str, float | None]]) -> dict[str, dict]:
     """{metric: mean, standard deviation (None for one run) and the values} over the runs of one neck."""
     summary = {}
     for metric in METRICS:
-        values = [result[metric] for result in results if result[metric] is not None]
+        values = [value for result in results if (value := result[metric]) is not None]
         mean = statistics.mean(values) if values else None
         deviation = statistics.stdev(values) if len(values) > 1 else None
         summary[metric] = {"mean": mean, "std": deviation, "values": values}
@@ -216,9 +204,9 @@ def compare(args: argparse.Namespace, command: str) -> str:
     """Measure, train if asked to, save everything in `args.output`, and return the table.
 
     Raises:
-        InputError, NeckConfigError: a config is wrong, or the output folder holds other runs.
+        InputError: a config is wrong, or the output folder holds other runs.
     """
-    configs = {path.stem: load_config(path, args.train, args.opts) for path in args.configs}
+    configs = {path.stem: detector_config(path, args.train, args.opts) for path in args.configs}
     if len(configs) < len(args.configs):
         raise InputError("two neck configs have the same file name, which is what the table calls them")
     runs = list(runs_of(configs, args.seeds, args.iterations, args.output)) if args.train else []
@@ -231,7 +219,7 @@ def compare(args: argparse.Namespace, command: str) -> str:
     caption = f"Input {args.size[0]}×{args.size[1]}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
     caption += "; milliseconds: median ± half the interquartile range"
     if runs:
-        results = {name: [] for name in configs}
+        results: dict[str, list[dict]] = {name: [] for name in configs}
         with (
             tqdm(total=sum(cfg.SOLVER.MAX_ITER for _, cfg in runs), desc="training", unit="it") as bar,
             open(args.output / "log.txt", "a") as log,
@@ -241,7 +229,7 @@ def compare(args: argparse.Namespace, command: str) -> str:
                 bar.set_description(f"{name}, seed {cfg.SEED} of {args.seeds}")
                 results[name].append(train(cfg, bar))
         for name, row in rows.items():
-            row["metrics"] = summarise(results[name])
+            row["metrics"] = summarize(results[name])
         cfg = runs[0][1]
         caption += f"; {cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images, {args.seeds} seeds"
         caption += f", {', '.join(cfg.DATASETS.TEST)}"
@@ -278,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         print(compare(args, shlex.join(["python", "tools/compare_necks.py", *argv])))
-    except (InputError, NeckConfigError) as error:
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

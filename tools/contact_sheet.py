@@ -21,7 +21,7 @@ from sparsercnn.data import register_config_datasets
 from sparsercnn.errors import InputError
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 # Pictures are enlarged to about this many pixels, so that the labels stay readable on small ones.
 DRAWN_SIZE = 480

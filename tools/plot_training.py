@@ -5,13 +5,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 from sparsercnn.errors import InputError
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 LAST_STAGE_LOSSES = {"loss_ce": "class", "loss_bbox": "L1", "loss_giou": "GIoU"}
 
@@ -56,7 +57,7 @@ def read_metrics(path: Path) -> list[dict]:
     return rows
 
 
-def _curve(axes: plt.Axes, rows: list[dict], key: str, label: str | None = None, **style) -> None:
+def _curve(axes: plt.Axes, rows: list[dict], key: str, label: str | None = None, **style: Any) -> None:
     points = [(row["iteration"], row[key]) for row in rows if key in row]
     if points:
         axes.plot(*zip(*points, strict=True), label=label or key, **style)

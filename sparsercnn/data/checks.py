@@ -1,18 +1,18 @@
 """Checks of data sets before training starts: a mistake in an annotation file should cost seconds, not a night."""
 
-import difflib
 import json
 import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from .images import read_image
 
 NAMES_SHOWN = 5
@@ -59,11 +59,9 @@ def _check_registered(name: str) -> None:
     names = DatasetCatalog.list()
     if name in names:
         return
-    close = difflib.get_close_matches(name, names, n=3)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise InputError(
-        f"data set {name} is not registered; {hint}coco128 and bccd are registered when found under "
-        f"DETECTRON2_DATASETS ({_root()}), your own with the config key DATASETS.COCO_JSON: see datasets/README.md"
+        f"data set {name} is not registered{did_you_mean(name, names)} (coco128 and bccd are registered when found "
+        f"under DETECTRON2_DATASETS, {_root()}, your own by DATASETS.COCO_JSON in the config: see datasets/README.md)"
     )
 
 
@@ -113,7 +111,7 @@ def check_coco_json(path: str, name: str, to_evaluate: bool = False) -> tuple[li
     return [image["file_name"] for image in data["images"]], [c["name"] for c in data["categories"]]
 
 
-def _read_json(path: str, name: str):
+def _read_json(path: str, name: str) -> Any:
     path = PathManager.get_local_path(path)
     if not os.path.isfile(path):
         make = "; make it with: python datasets/prepare_shapes.py" if name.startswith("shapes_") else ""
@@ -145,7 +143,7 @@ class _EntryCheck:
                 raise self.fail(kind, entry, f"{found}; it must be of type {names}")
 
     def unique_ids(self, kind: str, entries: Iterable[dict]) -> set:
-        seen = set()
+        seen: set = set()
         for entry in entries:
             if entry["id"] in seen:
                 raise self.fail(kind, entry, "stands in the file twice: ids must be unique")
@@ -169,9 +167,10 @@ class _EntryCheck:
             raise self.fail("annotation", entry, f"has bbox {box}, whose width or height is negative")
 
 
-def _is_coordinate(x) -> bool:
-    is_number = isinstance(x, (int, float)) and not isinstance(x, bool)
-    return is_number and math.isfinite(x) and abs(x) <= LARGEST_COORDINATE
+def _is_coordinate(x: object) -> bool:
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        return False
+    return math.isfinite(x) and abs(x) <= LARGEST_COORDINATE
 
 
 def _check_files_exist(files: list[str], name: str) -> None:
@@ -191,7 +190,7 @@ def _check_files_exist(files: list[str], name: str) -> None:
 def _check_readable(files: list[str]) -> None:
     sample = files[:: math.ceil(len(files) / IMAGES_READ) or 1]
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda file: read_image(file, "RGB", min_side=1), sample):
+        for _ in pool.map(lambda file: read_image(file, "RGB"), sample):
             pass
 
 

@@ -27,8 +27,6 @@ class SparseRCNNDatasetMapper:
         resize: of every image.
         flips: of every image, in the end: reading a flipped array row by row, as the resize does, is slow.
         image_format: channel order, see detectron2's `read_image`.
-        reduced_decode: None, or the shorter side in pixels down to which a JPEG may be scaled while it is decoded,
-            which is several times faster than decoding all of it. At least the largest size of `resize`.
     """
 
     @configurable
@@ -40,39 +38,33 @@ class SparseRCNNDatasetMapper:
         resize: T.Augmentation,
         flips: list[T.Augmentation],
         image_format: str,
-        reduced_decode: int | None = None,
     ):
         self.is_train = is_train
         self.plain = T.AugmentationList([resize, *flips])
         self.cropped = T.AugmentationList([*crop, resize, *flips]) if crop else None
         self.image_format = image_format
-        self.reduced_decode = reduced_decode
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         # detectron2's own choice of flip and resize.
         resize, *flips = utils.build_augmentation(cfg, is_train)
-        sizes = list(cfg.INPUT.MIN_SIZE_TRAIN)
         crop = []
         if is_train and cfg.INPUT.CROP.ENABLED:
             crop = [
                 T.ResizeShortestEdge(CROP_SIZES, sample_style="choice"),
                 T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE),
             ]
-            sizes += CROP_SIZES
-        # Evaluation sees the pixels that a predictor sees.
-        is_reduced = is_train and cfg.INPUT.REDUCED_JPEG_DECODE and min(sizes) > 0
         return {
             "is_train": is_train,
             "crop": crop,
             "resize": resize,
             "flips": flips,
             "image_format": cfg.INPUT.FORMAT,
-            "reduced_decode": max(sizes) if is_reduced else None,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """
+        """Read the image that a dataset dict describes, and augment it and its annotations.
+
         Args:
             dataset_dict: one image in detectron2's format; left as it is.
 
@@ -84,10 +76,9 @@ class SparseRCNNDatasetMapper:
             InputError: the image cannot be read, or has not the size that the annotations say.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
-        image, size = read_image(dataset_dict["file_name"], self.image_format, self.reduced_decode)
+        image = read_image(dataset_dict["file_name"], self.image_format)
         try:
-            # detectron2 checks an array; only its shape matters.
-            utils.check_image_size(dataset_dict, np.broadcast_to(np.uint8(0), (*size, 3)))
+            utils.check_image_size(dataset_dict, image)
         except utils.SizeMismatchError as error:
             raise InputError(f"{error}") from error
         augmentations = self.plain
@@ -95,8 +86,6 @@ class SparseRCNNDatasetMapper:
             augmentations = self.cropped
         inputs = T.AugInput(image)
         transforms = augmentations(inputs)
-        if image.shape[:2] != size:
-            transforms = T.ResizeTransform(*size, *image.shape[:2]) + transforms
         # A copy even where the layout fits: arrays made from PIL images are read-only, tensors are not.
         dataset_dict["image"] = torch.from_numpy(np.array(inputs.image.transpose(2, 0, 1), order="C"))
         annotations = dataset_dict.pop("annotations", None)

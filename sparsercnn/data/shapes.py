@@ -66,7 +66,7 @@ class Scene:
 def make_scene(seed: int, split: int, index: int, size: int) -> Scene:
     """Draw scene `index` of a split: up to four objects over a textured background of size×size pixels."""
     random = _Random(seed, split, index)
-    background, colours = _background(random, size)
+    background, colors = _background(random, size)
     owner = np.zeros((size * _SUB, size * _SUB), dtype=np.int64)  # topmost object of each sample, 0 is background
     areas = [0]
     classes = []
@@ -76,8 +76,8 @@ def make_scene(seed: int, split: int, index: int, size: int) -> Scene:
         if area:
             areas.append(area)
             classes.append(kind)
-            colours.append(_contrasting_colour(random, colours))
-    image = _composite(background, owner, colours[2:])
+            colors.append(_contrasting_color(random, colors))
+    image = _composite(background, owner, colors[2:])
     image += random.array(image.shape, 16) - 8
     return Scene(image.clip(0, 255).astype(np.uint8), _visible_boxes(owner, len(classes)), classes)
 
@@ -88,7 +88,7 @@ def _draw_length(random: _Random) -> int:
 
 
 def _background(random: _Random, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """A texture between two similar colours, (size, size, 3) int64, and the two colours."""
+    """A texture between two similar colors, (size, size, 3) int64, and the two colors."""
     first = random.array((3,), 255)
     second = (first + random.array((3,), 96) - 48).clip(0, 255)
     y, x = np.mgrid[:size, :size]
@@ -114,13 +114,13 @@ def _value_noise(random: _Random, size: int, cells: int) -> np.ndarray:
     return (rows[:, cell] * (256 - part) + rows[:, cell + 1] * part) >> 16
 
 
-def _contrasting_colour(random: _Random, others: list[np.ndarray]) -> np.ndarray:
-    """A colour that differs from all others; after many tries the last one drawn, for the rare crowded palette."""
+def _contrasting_color(random: _Random, others: list[np.ndarray]) -> np.ndarray:
+    """A color that differs from all others; after many tries the last one drawn, for the rare crowded palette."""
     for _ in range(50):
-        colour = random.array((3,), 255)
-        if min(np.abs(colour - other).sum() for other in others) >= _MIN_CONTRAST:
+        color = random.array((3,), 255)
+        if min(np.abs(color - other).sum() for other in others) >= _MIN_CONTRAST:
             break
-    return colour
+    return color
 
 
 def _place(random: _Random, owner: np.ndarray, areas: list[int], kind: int, length: int) -> int:
@@ -184,13 +184,13 @@ def _polygon(corners: list[tuple[int, int]]) -> np.ndarray:
 _MASKS = (_circle, _rectangle, _triangle)
 
 
-def _composite(background: np.ndarray, owner: np.ndarray, colours: list[np.ndarray]) -> np.ndarray:
+def _composite(background: np.ndarray, owner: np.ndarray, colors: list[np.ndarray]) -> np.ndarray:
     """Background and objects blended by how many samples of each pixel they own, (size, size, 3) int64."""
     size = len(background)
     cells = owner.reshape(size, _SUB, size, _SUB)
     image = background * (cells == 0).sum((1, 3))[..., None]
-    for index, colour in enumerate(colours, start=1):
-        image += colour * (cells == index).sum((1, 3))[..., None]
+    for index, color in enumerate(colors, start=1):
+        image += color * (cells == index).sum((1, 3))[..., None]
     return image // _SUB**2
 
 
@@ -227,6 +227,7 @@ def prepare_shapes(root: str | Path, counts: dict[str, int], size: int = 128, se
 
 
 def annotation_file(root: str | Path, split: str) -> Path:
+    """Path of the annotations of "train" or "val" in the folder `root` of the data set."""
     return Path(root) / "annotations" / f"instances_{split}.json"
 
 
@@ -243,7 +244,8 @@ def _write_split(root: Path, split: str, info: dict) -> None:
     target.unlink(missing_ok=True)  # while images change there must be no file that calls them complete
     (root / split).mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in tqdm(range(info["count"]), desc=f"shapes {split}", unit="image"):
         scene = make_scene(info["seed"], SPLITS.index(split), index, info["size"])
         name = f"{index:06d}.png"

@@ -1,7 +1,8 @@
 """Training and evaluation: optimizer, schedule, the training step, safe checkpoints, and the `Trainer` around them."""
 
+from .build import build_model
 from .checkpoint import SparseRCNNCheckpointer
-from .config_checks import check_config, check_model, choose_device, merge_config
+from .config_checks import check_config, check_model
 from .optimizer import build_optimizer
 from .schedule import build_lr_scheduler
 from .step import TrainStep
@@ -12,9 +13,8 @@ __all__ = [
     "TrainStep",
     "Trainer",
     "build_lr_scheduler",
+    "build_model",
     "build_optimizer",
     "check_config",
     "check_model",
-    "choose_device",
-    "merge_config",
 ]

@@ -4,12 +4,15 @@ import os
 import pickle
 import re
 import zipfile
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import InputError
+from .optimizer_state import from_old_layout
 
 NAMES_SHOWN = 10
 CLASS_LAYER = "class_logits"
@@ -21,7 +24,8 @@ ARRAY_GLOBALS = {("collections", "OrderedDict"), ("_codecs", "encode"), ("numpy"
     for module in ("numpy.core.multiarray", "numpy._core.multiarray")
     for name in ("_reconstruct", "scalar")
 }
-torch.serialization.add_safe_globals([np.dtype, type(np.dtype(float)), np.float64(0).__reduce__()[0]])
+_scalar: Any = np.float64(0).__reduce__()[0]
+torch.serialization.add_safe_globals([np.dtype, type(np.dtype(float)), _scalar])
 
 
 class SparseRCNNCheckpointer(DetectionCheckpointer):
@@ -30,12 +34,20 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
     * A file holding anything but tensors, arrays and plain values is refused before any of its code could run.
     * A checkpoint appears under its name only when it is complete; so does the `last_checkpoint` tag.
     * Loading a checkpoint of another architecture is an `InputError` that lists what does not fit. Class layers of
-      another size keep their initialisation, with detectron2's warning, so that a model fine-tunes on other classes.
+      another size keep their initialization, with detectron2's warning, so that a model fine-tunes on other classes.
       A backbone alone (an ImageNet model) may have layers that this backbone lacks and the other way round, up to a
       quarter of them.
+
+    Attributes:
+        source: path of the file that was loaded last.
+        names_in_file: names of the tensors of its model, in the file's order.
     """
 
-    def save(self, name: str, **kwargs) -> None:
+    source = ""
+    names_in_file: Sequence[str] = ()
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write the model, all checkpointables and `kwargs` to NAME.pth in the folder of this checkpointer."""
         if not self.save_dir or not self.save_to_disk:
             return
         state = {key: item.state_dict() for key, item in self.checkpointables.items()}
@@ -45,21 +57,34 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Make the file of this name in the folder the one that `resume_or_load` resumes from."""
         tag = os.path.join(self.save_dir, "last_checkpoint")
         _write_whole(tag, lambda file: file.write(last_filename_basename.encode()))
 
-    def load(self, path: str, *args, **kwargs) -> dict:
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
+        """Load the model, and of `checkpointables` those named (None for all), from a path or URL.
+
+        Raises:
+            InputError: the file cannot be read, does not fit the model, or lacks one of the checkpointables.
+        """
+        self._wanted = list(self.checkpointables) if checkpointables is None else checkpointables
         try:
-            return super().load(path, *args, **kwargs)
+            return super().load(path, checkpointables)
         except (OSError, AssertionError) as error:  # fvcore asserts that there is a file
             raise InputError(f"weights {path} cannot be read: {error}") from error
 
     def _load_file(self, filename: str) -> dict:
         check_holds_data_only(filename)
+        checkpoint = from_old_layout(super()._load_file(filename))
         self.source = filename
-        return super()._load_file(filename)
+        self.names_in_file = tuple(checkpoint["model"])
+        if not checkpoint.keys() >= set(self._wanted):
+            raise InputError(
+                f"{filename} holds a model, but no state of a training to resume; start from it with MODEL.WEIGHTS"
+            )
+        return checkpoint
 
-    def _load_model(self, checkpoint: dict):
+    def _load_model(self, checkpoint: dict) -> Any:
         names = set(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         misfits = _misfits(incompatible)
@@ -73,7 +98,7 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
         return incompatible
 
 
-def _write_whole(path: str, write) -> None:
+def _write_whole(path: str, write: Callable[[BinaryIO], object]) -> None:
     """A process killed while writing leaves a stray `.partial` file and the previous `path` untouched."""
     partial = f"{path}.partial"
     with open(partial, "wb") as file:
@@ -107,13 +132,13 @@ def check_holds_data_only(filename: str) -> None:
 class _ArrayUnpickler(pickle.Unpickler):
     """Makes NumPy arrays and plain containers, nothing else."""
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ARRAY_GLOBALS:
             raise pickle.UnpicklingError(f"Unsupported object {module}.{name}")
         return super().find_class(module, name)
 
 
-def _misfits(incompatible) -> dict[str, str]:
+def _misfits(incompatible: Any) -> dict[str, str]:
     """What is wrong with each tensor that has another shape or no counterpart, class layers aside."""
     misfits = {name: f"{name}: not in the model" for name in incompatible.unexpected_keys}
     misfits |= {name: f"{name}: not in the file" for name in incompatible.missing_keys}

@@ -1,8 +1,9 @@
 """Ctrl-C during training: finish the iteration, save, stop."""
 
 import signal
+from types import FrameType
 
-from detectron2.engine import HookBase
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.utils import comm
 
 
@@ -13,12 +14,14 @@ class StopAtInterrupt(HookBase):
     iterations, and one that stops would leave the others waiting.
     """
 
+    trainer: DefaultTrainer
+
     def before_train(self) -> None:
         self.interrupted = False
         if comm.get_world_size() == 1:
             self.previous = signal.signal(signal.SIGINT, self._note)
 
-    def _note(self, signum: int, frame) -> None:
+    def _note(self, signum: int, frame: FrameType | None) -> None:
         self.interrupted = True
         signal.signal(signal.SIGINT, self.previous)
 

@@ -13,17 +13,16 @@ from torch.multiprocessing import ProcessRaisedException
 from ..errors import InputError
 
 
-def launch(
-    main: Callable, args: argparse.Namespace, main_args: tuple, mistakes: tuple[type[Exception], ...] = (InputError,)
-) -> None:
+def launch(main: Callable[..., None], args: argparse.Namespace, main_args: tuple) -> None:
     """Run `main(*main_args)` in every process of the run that the arguments, or torchrun, describe.
 
     Args:
+        main: what every process does.
         args: of detectron2's `default_argument_parser`. Without GPUs, `num_gpus` processes share the CPU.
-        mistakes: exceptions whose message is enough for the user.
+        main_args: arguments of `main`.
 
     Raises:
-        InputError: there are fewer GPUs than asked for, or a process of ours raised one of `mistakes`.
+        InputError: there are fewer GPUs than asked for, or a process of ours raised one.
     """
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         return _run_under_torchrun(main, main_args)
@@ -35,14 +34,13 @@ def launch(
         launch_processes(main, *processes, dist_url=args.dist_url, args=main_args)
     except ProcessRaisedException as error:
         # What comes back from another process is its printed traceback.
-        for mistake in mistakes:
-            _, found, message = str(error).rpartition(f"{mistake.__module__}.{mistake.__qualname__}: ")
-            if found:
-                raise InputError(message.strip()) from error
+        _, found, message = str(error).rpartition(f"{InputError.__module__}.{InputError.__qualname__}: ")
+        if found:
+            raise InputError(message.strip()) from error
         raise
 
 
-def _run_under_torchrun(main: Callable, main_args: tuple) -> None:
+def _run_under_torchrun(main: Callable[..., None], main_args: tuple) -> None:
     local_rank = int(os.environ["LOCAL_RANK"])
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)

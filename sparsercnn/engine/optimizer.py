@@ -8,7 +8,9 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 from torch.optim import Optimizer
 
-from ..errors import InputError
+from ..errors import check_choice
+
+OPTIMIZERS = ("ADAMW", "SGD")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
@@ -25,10 +27,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         InputError: `SOLVER.OPTIMIZER` is unknown.
     """
     solver = cfg.SOLVER
+    check_choice("SOLVER.OPTIMIZER", solver.OPTIMIZER, OPTIMIZERS)
     groups = _groups_by_learning_rate(model, solver.BASE_LR, solver.BACKBONE_MULTIPLIER)
     if solver.OPTIMIZER == "ADAMW":
-        optimizer = torch.optim.AdamW(groups, solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
-    elif solver.OPTIMIZER == "SGD":
+        optimizer: Optimizer = torch.optim.AdamW(groups, solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
+    else:
         # Not fused: if the very first step is skipped because float16 overflowed, PyTorch's fused kernels go on with
         # momenta that were never written.
         optimizer = torch.optim.SGD(
@@ -39,8 +42,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
             weight_decay=solver.WEIGHT_DECAY,
             foreach=True,
         )
-    else:
-        raise InputError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; choose ADAMW or SGD")
 
     clip = solver.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE == "full_model":

@@ -7,9 +7,10 @@ from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamSc
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..errors import InputError
+from ..errors import InputError, check_choice
 
 DETECTRON2_SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+SCHEDULES = (*DETECTRON2_SCHEDULES, "OneCycle")
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
@@ -22,11 +23,9 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
         InputError: the name is unknown, or the one-cycle warm-up is not shorter than the training.
     """
     solver = cfg.SOLVER
+    check_choice("SOLVER.LR_SCHEDULER_NAME", solver.LR_SCHEDULER_NAME, SCHEDULES)
     if solver.LR_SCHEDULER_NAME in DETECTRON2_SCHEDULES:
         return build_detectron2_lr_scheduler(cfg, optimizer)
-    if solver.LR_SCHEDULER_NAME != "OneCycle":
-        choices = ", ".join((*DETECTRON2_SCHEDULES, "OneCycle"))
-        raise InputError(f"SOLVER.LR_SCHEDULER_NAME is {solver.LR_SCHEDULER_NAME!r}; choose one of {choices}")
     rise = solver.WARMUP_ITERS / solver.MAX_ITER
     if not 0 < rise < 1:
         raise InputError(

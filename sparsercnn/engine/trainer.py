@@ -4,9 +4,9 @@ import json
 import logging
 import math
 import os
-import resource
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 from detectron2.config import CfgNode
@@ -15,26 +15,30 @@ from detectron2.engine import DefaultTrainer
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 
+from ..config import AMP_PRECISIONS, PRECISIONS
 from ..data import SparseRCNNDatasetMapper
-from ..errors import InputError
+from ..errors import InputError, check_choice
 from ..evaluation.coco import FastCOCOEvaluator
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
 from ..fast.inference import build_inference_model
 from ..fast.training import prepare_for_training
 from ..modeling.gradient_checkpointing import checkpoint_gradients
+from .build import build_model
 from .checkpoint import SparseRCNNCheckpointer
 from .interrupt import StopAtInterrupt
 from .optimizer import build_optimizer
+from .optimizer_state import fit_groups
+from .progress import ProgressLine
 from .schedule import build_lr_scheduler
 from .step import TrainStep
 
 TRAIN_LOOP_LOGGER = "detectron2.engine.train_loop"
-PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Trainer(DefaultTrainer):
@@ -67,7 +71,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks([*self.build_hooks(), StopAtInterrupt()])
 
-    def train(self) -> OrderedDict | None:
+    def train(self) -> OrderedDict | None:  # type: ignore[override]  # the arguments of DefaultTrainer's
         """Train from `start_iter` to `max_iter`.
 
         Raises:
@@ -82,22 +86,41 @@ class Trainer(DefaultTrainer):
                 self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
             raise
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Continue from a checkpoint's training state, be it ours or the published code's.
+
+        Args:
+            state_dict: as `state_dict` of this class or of detectron2's `DefaultTrainer` returns it.
+
+        Raises:
+            InputError: see `fit_groups`.
+        """
+        trainable = {name: p for name, p in self.checkpointer.model.named_parameters() if p.requires_grad}
+        in_file = [trainable[name] for name in self.checkpointer.names_in_file if name in trainable]
+        super().load_state_dict(fit_groups(state_dict, in_file, self._trainer.optimizer))
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = build_model(cfg)
+        logging.getLogger(__name__).info(f"Model:\n{model}")
+        return model
+
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         mapper = SparseRCNNDatasetMapper(cfg, is_train=True)
         # Only from page-locked memory can a GPU fetch images while it computes.
         return build_detection_train_loader(cfg, mapper=mapper, pin_memory=cfg.MODEL.DEVICE.startswith("cuda"))
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         mapper = SparseRCNNDatasetMapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
@@ -120,7 +143,12 @@ class Trainer(DefaultTrainer):
         raise InputError(f"data set {dataset_name} has evaluator_type {kind!r}; only coco and pascal_voc are evaluated")
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> OrderedDict:
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None,
+    ) -> OrderedDict:
         """Evaluate a copy of `model`, prepared for inference, on `DATASETS.TEST`.
 
         With `TEST.AUG` enabled it is evaluated again with test-time augmentation; these results have the suffix `_TTA`.
@@ -143,7 +171,7 @@ class Trainer(DefaultTrainer):
         folder = self.cfg.OUTPUT_DIR
         os.makedirs(folder, exist_ok=True)
         json_writer = JSONWriter(os.path.join(folder, "metrics.json"))
-        return [MetricPrinter(self.max_iter), json_writer, TensorboardXWriter(folder)]
+        return [ProgressLine(self.max_iter), json_writer, TensorboardXWriter(folder)]
 
 
 def _is_no_mistake(record: logging.LogRecord) -> bool:
@@ -158,8 +186,7 @@ def amp_precision(cfg: CfgNode) -> torch.dtype | None:
         InputError: `SOLVER.AMP.PRECISION` is unknown.
     """
     name = cfg.SOLVER.AMP.PRECISION
-    if name not in PRECISIONS:
-        raise InputError(f"SOLVER.AMP.PRECISION is {name!r}; choose one of {', '.join(PRECISIONS)}")
+    check_choice("SOLVER.AMP.PRECISION", name, AMP_PRECISIONS)
     return PRECISIONS[name] if cfg.SOLVER.AMP.ENABLED else None
 
 
@@ -175,18 +202,3 @@ def write_metrics(cfg: CfgNode, results: dict) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w") as file:
             json.dump(plain, file, indent=2)
-
-
-class MetricPrinter(CommonMetricPrinter):
-    """detectron2's progress line, with the peak memory of the process where there is no GPU memory to tell."""
-
-    def __init__(self, max_iter: int):
-        super().__init__(max_iter)
-        if not torch.cuda.is_available():
-            self.logger = _WithPeakMemory(self.logger)
-
-
-class _WithPeakMemory(logging.LoggerAdapter):
-    def process(self, msg: str, kwargs: dict) -> tuple[str, dict]:
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return f"{msg}  max_mem: {peak_kib / 1024:.0f}M", kwargs

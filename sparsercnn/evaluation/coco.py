@@ -105,7 +105,7 @@ class FastCOCOEvaluator(COCOEvaluator):
 
     def _to_coco(self, predictions: list[Detections]) -> list[dict]:
         """COCO results of all images with the data set's category ids, written to the output folder if there is one."""
-        by_image = [{"image_id": p.image_id, "instances": p.to_coco()} for p in predictions]
+        by_image: list[dict] = [{"image_id": p.image_id, "instances": p.to_coco()} for p in predictions]
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
             with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as file:

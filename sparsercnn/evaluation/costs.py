@@ -9,20 +9,20 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from ..engine.config_checks import merge_config
+from ..engine.build import build_model
 from ..fast.inference import prepare_for_inference
 
 
 def measure_costs(configs: dict[str, CfgNode], size: tuple[int, int], rounds: int) -> dict[str, dict]:
     """Parameters, GFLOPs, latency and memory of each detector on one image of `size` (height, width)."""
     image = torch.randint(256, (3, *size), generator=torch.Generator().manual_seed(0)).float()
-    costs, detectors = {}, {}
+    costs: dict[str, dict] = {}
+    detectors = {}
     for name, cfg in tqdm(configs.items(), desc="counting", unit="neck"):
         detector = _build_untrained(cfg)
         costs[name] = {
@@ -45,7 +45,7 @@ def measure_costs(configs: dict[str, CfgNode], size: tuple[int, int], rounds: in
 def _build_untrained(cfg: CfgNode) -> nn.Module:
     """The detector on the CPU with random weights: they change no cost and need no download."""
     cfg = cfg.clone()
-    merge_config(cfg, "", ["MODEL.DEVICE", "cpu", "MODEL.TIMM.PRETRAINED", "False"])
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.TIMM.PRETRAINED", False])
     return build_model(cfg).eval()
 
 
@@ -66,7 +66,8 @@ def count_parameters(detector: nn.Module) -> dict[str, float]:
     def count(module: nn.Module) -> float:
         return sum(p.numel() for p in module.parameters()) / 1e6
 
-    return _by_part(count(detector), count(detector.backbone), count(detector.backbone.bottom_up), count(detector.head))
+    parts = ("backbone", "backbone.bottom_up", "head")
+    return _by_part(count(detector), *(count(detector.get_submodule(part)) for part in parts))
 
 
 def count_gflops(detector: nn.Module, image: Tensor) -> dict[str, float]:
@@ -97,12 +98,12 @@ def measure_latency(
         image: (3, H, W), 0 to 255.
         rounds: how often each runs, after one run to warm up. `progress` is called after every round.
     """
-    times = {name: [] for name in detectors}
+    times: dict[str, list[float]] = {name: [] for name in detectors}
     for i in range(rounds + 1):
         for name, detector in detectors.items():
             start = time.perf_counter()
             detector([{"image": image}])
-            _synchronise(detector)
+            _synchronize(detector)
             if i > 0:
                 times[name].append(1000 * (time.perf_counter() - start))
         progress()
@@ -135,7 +136,7 @@ def measure_memory(detector: nn.Module, image: Tensor) -> float:
     return peak / 2**20
 
 
-def _synchronise(detector: nn.Module) -> None:
+def _synchronize(detector: nn.Module) -> None:
     device = next(detector.parameters()).device
     if device.type == "cuda":
         torch.cuda.synchronize(device)

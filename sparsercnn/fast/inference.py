@@ -9,7 +9,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import fx, nn
 
-from ..errors import InputError
+from ..config import PRECISIONS
+from ..errors import check_choice
 from ..modeling.detector import SparseRCNN
 from ..modeling.head import RefinementStage
 from ..modeling.pooler import FusedPooler
@@ -24,7 +25,6 @@ from .tracing import TracedBackbone, trace_networks
 T = TypeVar("T")
 MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,36 +113,14 @@ def _full_precision_layers(model: nn.Module, is_fast: bool) -> Iterator[nn.Modul
             yield from image_convolutions(module.traced)
 
 
-def inference_precision(cfg: CfgNode) -> torch.dtype:
-    """The type that `TEST.PRECISION` names.
-
-    Raises:
-        InputError: it is unknown.
-    """
-    if cfg.TEST.PRECISION not in PRECISIONS:
-        raise InputError(f"TEST.PRECISION is {cfg.TEST.PRECISION!r}; choose one of {', '.join(PRECISIONS)}")
-    return PRECISIONS[cfg.TEST.PRECISION]
-
-
-def check_inference(cfg: CfgNode) -> None:
-    """Check how a model is to run, which takes no model.
-
-    Raises:
-        InputError: see `inference_precision`; or a model is to be compiled without being prepared.
-    """
-    inference_precision(cfg)
-    if cfg.TEST.COMPILE and not cfg.TEST.PREPARE:
-        raise InputError("TEST.COMPILE is True, but TEST.PREPARE is False: set TEST.PREPARE to True")
-
-
 def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """A copy of `model` for inference as `TEST.PREPARE`, `PRECISION` and `COMPILE` say.
 
     Raises:
-        InputError: see `check_inference`.
+        InputError: `TEST.PRECISION` is unknown.
     """
-    check_inference(cfg)
-    dtype = inference_precision(cfg)
+    check_choice("TEST.PRECISION", cfg.TEST.PRECISION, PRECISIONS)
+    dtype = PRECISIONS[cfg.TEST.PRECISION]
     if cfg.TEST.PREPARE:
         return prepare_for_inference(model, dtype, cfg.TEST.COMPILE)
     return InferenceModel(copy.deepcopy(model), next(model.parameters()).device.type, dtype)

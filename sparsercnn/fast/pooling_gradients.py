@@ -18,8 +18,8 @@ from ..modeling.roi_routing import LevelRouting
 
 
 def share_pooling_gradients(model: nn.Module) -> None:
-    """Replace each `FusedPooler` of a model that trains on the CPU by a `SharedGradientPooler`, in place."""
-    if not torch.backends.mkl.is_available():
+    """On a CPU, replace each `FusedPooler` of a model by a `SharedGradientPooler`, in place."""
+    if next(model.parameters()).device.type != "cpu" or not torch.backends.mkl.is_available():
         return
     for module in model.modules():
         if isinstance(module, LevelRouting) and type(module.pooler) is FusedPooler:

@@ -1,5 +1,7 @@
 """A model made fast for training, with the same parameters, names in checkpoints, losses and gradients."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -7,13 +9,26 @@ from .pooling_gradients import share_pooling_gradients
 from .training_convolution import use_winograd_in_training
 
 
+def use_channels_last(model: nn.Module) -> None:
+    """Lay out the weights of convolutions, in place, as CPUs and the tensor cores of GPUs prefer: channels last.
+
+    Convolutions take images in the layout of their weights, and so do the feature maps that follow.
+    """
+    model.to(memory_format=torch.channels_last)
+
+
+PARTS: dict[str, Callable[[nn.Module], None]] = {
+    "channels-last layout": use_channels_last,
+    "pooling gradients in one buffer": share_pooling_gradients,
+    "Winograd": use_winograd_in_training,
+}
+"""What `prepare_for_training` does, part by part; `benchmarks.train_step --ablate` leaves out one at a time."""
+
+
 def prepare_for_training(model: nn.Module) -> None:
-    """Give a detector the channels-last layout and, on a CPU, the kernels of this package, in place.
+    """Give a detector, in place, the layout and on a CPU the kernels with which it trains faster.
 
     Losses and gradients are the same but for rounding.
     """
-    # Convolutions take images in the layout of their weights, and so do the feature maps that follow.
-    model.to(memory_format=torch.channels_last)
-    if next(model.parameters()).device.type == "cpu":
-        share_pooling_gradients(model)
-        use_winograd_in_training(model)
+    for prepare in PARTS.values():
+        prepare(model)

@@ -13,11 +13,22 @@ from .winograd_gradients import input_gradient, weight_gradient
 
 
 def use_winograd_in_training(model: nn.Module) -> None:
-    """Replace each convolution that `suits_winograd` by a `WinogradConv2d` with the same parameters, in place."""
+    """On a CPU, replace each convolution that `suits_winograd` by a `WinogradConv2d` with its parameters, in place."""
+    if next(model.parameters()).device.type != "cpu":
+        return
+    ours: dict[object, nn.Module] = {
+        module: WinogradConv2d(module)
+        for module in model.modules()
+        if type(module) is Conv2d and suits_winograd(module)
+    }
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if type(child) is Conv2d and suits_winograd(child):
-                setattr(module, name, WinogradConv2d(child))
+            if child in ours:
+                setattr(module, name, ours[child])
+        # detectron2's FPN keeps its convolutions in plain lists too, and calls them from there.
+        for value in vars(module).values():
+            if isinstance(value, list) and any(isinstance(item, nn.Module) for item in value):
+                value[:] = [ours.get(item, item) for item in value]
 
 
 class WinogradConv2d(Conv2d):

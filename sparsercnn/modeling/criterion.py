@@ -112,7 +112,7 @@ class SetCriterion(nn.Module):
         labels = torch.full(logits.shape[:3], self.num_classes, device=logits.device)
         labels[stage, image, proposal] = classes[target]
         stages = zip(logits.flatten(1, 2), labels.flatten(1), strict=True)
-        return torch.stack([F.cross_entropy(x, y, self.empty_weight) for x, y in stages])
+        return torch.stack([F.cross_entropy(x, y, self.empty_weight.to(x.dtype)) for x, y in stages])
 
     def _box_losses(
         self, boxes: Tensor, targets: list[Instances], pairs: Tensor, num_boxes: Tensor

@@ -6,6 +6,7 @@ import numpy as np
 from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
+from torch import Tensor
 
 PALETTE = colormap(rgb=True, maximum=1)
 STRIP_HEIGHT = 32  # pixels of a line of text above or below a picture
@@ -14,7 +15,7 @@ MAX_COLUMNS = 4
 
 
 class PredictionDrawer:
-    """Draws predictions with detectron2's `Visualizer`, coloured by what one wants to see.
+    """Draws predictions with detectron2's `Visualizer`, colored by what one wants to see.
 
     Args:
         class_names: of the classes, for labels; their numbers if None.
@@ -50,12 +51,14 @@ class PredictionDrawer:
         final_classes = stages[-1].pred_classes[kept]
         panels = []
         for title, stage in zip(titles, stages, strict=True):
-            # A proposal keeps the colour of its final class in all panels, so that the eye can follow it.
+            # A proposal keeps the color of its final class in all panels, so that the eye can follow it.
             drawn = self._overlay(picture, stage[kept], scale, final_classes)
             panels.append(np.vstack([text_strip(drawn.shape[1], [(title, "white")]), drawn]))
         return self._with_legend(tile(panels))
 
-    def _overlay(self, picture: np.ndarray, instances: Instances, scale: float = 1.0, classes=None) -> np.ndarray:
+    def _overlay(
+        self, picture: np.ndarray, instances: Instances, scale: float = 1.0, classes: Tensor | None = None
+    ) -> np.ndarray:
         if self.color_by == "level":
             colors = [level_color(level) for level in instances.levels.tolist()]
         else:
@@ -79,11 +82,12 @@ class PredictionDrawer:
 
 
 def level_color(level: int) -> np.ndarray:
+    """Color, RGB from 0 to 1, of boxes that read this level of the pyramid."""
     return PALETTE[level % len(PALETTE)]
 
 
 def text_strip(width: int, entries: list[tuple[str, object]]) -> np.ndarray:
-    """A dark strip, (STRIP_HEIGHT, width, 3), with texts in their colours spread over it from the left."""
+    """A dark strip, (STRIP_HEIGHT, width, 3), with texts in their colors spread over it from the left."""
     visualizer = Visualizer(np.zeros((STRIP_HEIGHT, width, 3), dtype=np.uint8))
     for i, (text, color) in enumerate(entries):
         x = 6 + i * width / len(entries)

@@ -59,14 +59,14 @@ def plan_outputs(pictures: list[Path], output: str | None) -> list[Path | None]:
         raise InputError(f"--output {output} is one picture, but there are {len(pictures)}: name a folder")
     planned = [target] if names_file else [target / picture.name for picture in pictures]
     _make_folder(target.parent if names_file else target)
-    origin = {}
+    origin: dict[Path, Path] = {}
     for picture, path in zip(pictures, planned, strict=True):
         if path in origin:
             raise InputError(f"{origin[path]} and {picture} would both become {path}: draw them in two runs")
         if path.resolve() == picture.resolve():
             raise InputError(f"--output {output} would overwrite {picture}: name another folder")
         origin[path] = picture
-    return planned
+    return list(planned)
 
 
 def plan_video_output(video: Path, output: str | None) -> Path | None:
@@ -138,7 +138,12 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Writes RGB frames of one size; a context manager, so that an interrupted video is still playable."""
+    """Writes frames of one size; a context manager, so that an interrupted video is still playable.
+
+    Args:
+        path: of the video, its suffix one of `VIDEO_CODECS`; None to write nothing.
+        frames_per_second: at which it is to be played.
+    """
 
     def __init__(self, path: Path | None, frames_per_second: float):
         self._path = path
@@ -148,17 +153,20 @@ class VideoWriter:
     def __enter__(self) -> "VideoWriter":
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         if self._writer:
             self._writer.release()
 
     def write(self, frame: np.ndarray) -> None:
-        """
+        """Append a (H, W, 3) uint8 RGB frame.
+
         Raises:
             InputError: the file cannot be written.
         """
+        if self._path is None:
+            return
         if self._writer is None:
-            codec = cv2.VideoWriter_fourcc(*VIDEO_CODECS[self._path.suffix.lower()])
+            codec = cv2.VideoWriter.fourcc(*VIDEO_CODECS[self._path.suffix.lower()])
             size = frame.shape[1], frame.shape[0]
             self._writer = cv2.VideoWriter(str(self._path), codec, self._frames_per_second, size)
             if not self._writer.isOpened():

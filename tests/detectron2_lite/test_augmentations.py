@@ -181,12 +181,12 @@ def test_color_augmentations_at_fixed_intensity():
         assert np.allclose(aug.get_transform(image).apply_image(image.copy()), image, atol=1e-4)
     assert np.allclose(T.RandomBrightness(0.5, 0.5).get_transform(image).apply_image(image.copy()), image / 2)
     assert np.allclose(T.RandomContrast(0, 0).get_transform(image).apply_image(image.copy()), image.mean(), atol=1e-3)
-    grey = T.RandomSaturation(0, 0).get_transform(image).apply_image(image.copy())
-    assert np.allclose(grey[..., 0], image @ [0.299, 0.587, 0.114], atol=1e-3)
-    assert np.allclose(grey, grey[..., :1])
+    gray = T.RandomSaturation(0, 0).get_transform(image).apply_image(image.copy())
+    assert np.allclose(gray[..., 0], image @ [0.299, 0.587, 0.114], atol=1e-3)
+    assert np.allclose(gray, gray[..., :1])
 
 
-def test_lighting_adds_one_colour_to_all_pixels():
+def test_lighting_adds_one_color_to_all_pixels():
     image = image_of(10, 12).clip(64, 192)
     change = transform_of(T.RandomLighting(5.0), image).apply_image(image).astype(int) - image
     assert (change.reshape(-1, 3).max(axis=0) - change.reshape(-1, 3).min(axis=0) <= 1).all()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,10 +118,62 @@ def test_resnet_keeps_only_the_stages_that_are_asked_for():
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_scripted_resnet_computes_the_same(depth):
+def test_traced_resnet_computes_the_same_at_another_size(depth):
     net = build_resnet_backbone(resnet_cfg(depth), ShapeSpec(channels=3)).eval()
-    x = torch.randn(1, 3, 64, 32)
-    torch.testing.assert_close(torch.jit.script(net)(x), net(x))
+    traced = torch.jit.trace(net, torch.randn(1, 3, 64, 32), strict=False, check_trace=False)
+    x = torch.randn(2, 3, 32, 96)
+    torch.testing.assert_close(traced(x), net(x))
+
+
+msra = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
+xavier = partial(nn.init.kaiming_uniform_, a=1)
+
+
+def draw(fill, built: dict[str, nn.Conv2d], prefix: str = "") -> dict[str, torch.Tensor]:
+    """Weights of convolutions, built in the order of the dict (which draws too) and then filled, a shortcut last."""
+    for name in sorted(built, key=lambda name: name == "shortcut"):
+        fill(built[name].weight)
+    return {f"{prefix}{name}.weight": conv.weight for name, conv in built.items()}
+
+
+def assert_weights_equal(net: nn.Module, expected: dict[str, torch.Tensor]) -> None:
+    weights = {name: m.weight for name, m in net.named_modules() if isinstance(m, nn.Conv2d)}
+    assert {f"{name}.weight" for name in weights} == set(expected)
+    assert [name for name, weight in weights.items() if not torch.equal(weight, expected[f"{name}.weight"])] == []
+
+
+def test_a_seed_draws_the_weights_of_official_detectron2():
+    """Stem, then block by block, then FPN level by level; in each of them all convolutions are built, then filled."""
+    cfg = resnet_cfg(18)
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    torch.manual_seed(0)
+    net = build_backbone(cfg)
+
+    conv = partial(nn.Conv2d, bias=False)
+    torch.manual_seed(0)
+    expected = draw(msra, {"conv1": conv(3, 64, 7)}, "bottom_up.stem.")
+    channels = 64
+    for stage, out in {"res2": 64, "res3": 128, "res4": 256, "res5": 512}.items():
+        for i in range(2):
+            built = {"shortcut": conv(channels, out, 1)} if channels != out else {}
+            built |= {"conv1": conv(channels, out, 3), "conv2": conv(out, out, 3)}
+            expected |= draw(msra, built, f"bottom_up.{stage}.{i}.")
+            channels = out
+    for level in range(2, 6):
+        lateral = nn.Conv2d(64 * 2 ** (level - 2), 256, 1)
+        expected |= draw(xavier, {f"fpn_lateral{level}": lateral, f"fpn_output{level}": nn.Conv2d(256, 256, 3)})
+    assert_weights_equal(net, expected)
+
+
+@pytest.mark.parametrize("in_channels", [8, 4])
+def test_a_seed_draws_the_bottleneck_of_official_detectron2(in_channels):
+    torch.manual_seed(0)
+    block = BottleneckBlock(in_channels, 8, bottleneck_channels=2)
+    conv = partial(nn.Conv2d, bias=False)
+    torch.manual_seed(0)
+    built = {"shortcut": conv(in_channels, 8, 1)} if in_channels != 8 else {}
+    built |= {"conv1": conv(in_channels, 2, 1), "conv2": conv(2, 2, 3), "conv3": conv(2, 8, 1)}
+    assert_weights_equal(block, draw(msra, built))
 
 
 def test_resnet_classifier():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from detectron2.modeling.box_regression import Box2BoxTransform, Box2BoxTransformLinear
+from detectron2.modeling.box_regression import Box2BoxTransform
 
 
 def random_boxes(num: int, seed: int) -> torch.Tensor:
@@ -17,7 +17,7 @@ def test_deltas_by_hand():
     transform = Box2BoxTransform(weights=(2, 2, 1, 1))
     src, target = torch.tensor([[0.0, 0, 10, 20]]), torch.tensor([[5.0, 5, 25, 15]])
     deltas = transform.get_deltas(src, target)
-    # Centres (5, 10) and (15, 10), sizes (10, 20) and (20, 10)
+    # Centers (5, 10) and (15, 10), sizes (10, 20) and (20, 10)
     torch.testing.assert_close(deltas, torch.tensor([[2.0, 0, math.log(2), -math.log(2)]]))
 
 
@@ -56,25 +56,3 @@ def test_gradient_of_the_size_stops_at_the_clamp():
     deltas = torch.tensor([[0.0, 0, 50, 0.5]], requires_grad=True)
     transform.apply_deltas(deltas, torch.tensor([[0.0, 0, 10, 10]]))[:, 2:].sum().backward()
     assert deltas.grad[0, 2] == 0 and deltas.grad[0, 3] > 0
-
-
-@pytest.mark.parametrize("normalize_by_size", [True, False])
-def test_linear_deltas_lead_from_source_to_target(normalize_by_size):
-    transform = Box2BoxTransformLinear(normalize_by_size=normalize_by_size)
-    src = random_boxes(20, 0)
-    target = src + torch.tensor([-3.0, -2, 1, 4])
-    torch.testing.assert_close(transform.apply_deltas(transform.get_deltas(src, target), src), target)
-
-
-def test_linear_deltas_are_distances_to_the_sides():
-    src, target = torch.tensor([[0.0, 0, 10, 20]]), torch.tensor([[1.0, 2, 9, 30]])
-    assert Box2BoxTransformLinear(normalize_by_size=False).get_deltas(src, target).tolist() == [[4, 8, 4, 20]]
-    relative = Box2BoxTransformLinear().get_deltas(src, target)
-    torch.testing.assert_close(relative, torch.tensor([[0.4, 0.4, 0.4, 1.0]]))
-
-
-def test_negative_linear_deltas_count_as_zero():
-    out = Box2BoxTransformLinear(normalize_by_size=False).apply_deltas(
-        torch.tensor([[-3.0, 1, 2, -1]]), torch.tensor([[0.0, 0, 10, 10]])
-    )
-    assert out.tolist() == [[5, 4, 7, 5]]

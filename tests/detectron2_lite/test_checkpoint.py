@@ -31,7 +31,7 @@ def model():
 
 @pytest.fixture
 def warnings(caplog):
-    """Text of the warnings of checkpoint loading, without colours."""
+    """Text of the warnings of checkpoint loading, without colors."""
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore")]
     for logger in loggers:
         logger.addHandler(caplog.handler)

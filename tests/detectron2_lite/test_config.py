@@ -4,7 +4,15 @@ import pickle
 
 import pytest
 import yaml
-from detectron2.config import CfgNode, configurable, get_cfg, global_cfg, set_global_cfg
+from detectron2.config import (
+    CfgNode,
+    configurable,
+    downgrade_config,
+    get_cfg,
+    global_cfg,
+    set_global_cfg,
+    upgrade_config,
+)
 
 
 def write(path, text):
@@ -70,6 +78,75 @@ def test_mistakes_in_files_are_refused(tmp_path):
         cfg.merge_from_file(write(tmp_path / "type.yaml", "SOLVER: {MAX_ITER: [1]}\nVERSION: 2\n"))
     with pytest.raises(AssertionError, match="v3"):
         cfg.merge_from_file(write(tmp_path / "version.yaml", "SEED: 1\nVERSION: 3\n"))
+
+
+def test_file_of_version_1_is_upgraded(tmp_path, detectron2_log):
+    text = """
+VERSION: 1
+MODEL:
+  WEIGHT: "x.pkl"
+  PANOPTIC_FPN: {COMBINE_ON: False, RPN_LOSS_SCALE: 3.0}
+  ROI_HEADS: {SCORE_THRESH: 0.25, NMS: 0.75}
+  RPN: {ANCHOR_SIZES: [[16], [32]], ANCHOR_ASPECT_RATIOS: [[1.0]]}
+TEST: {DETECTIONS_PER_IMG: 7, AUG_ON: True, AUG_MIN_SIZES: [5, 6]}
+"""
+    cfg = get_cfg()
+    cfg.MINE = CfgNode({"A": 1})
+    expected = cfg.clone()
+    expected.merge_from_list(
+        ["MODEL.WEIGHTS", "x.pkl", "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", False, "MODEL.RPN.LOSS_WEIGHT", 3.0]
+        + ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.25, "MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.75]
+        + ["MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32]], "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[1.0]]]
+        + ["TEST.DETECTIONS_PER_IMAGE", 7, "TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (5, 6)]
+    )
+    path = write(tmp_path / "old.yaml", text)
+    cfg.merge_from_file(path)
+    assert cfg == expected
+    assert f"Loading an old v1 config file '{path}' by automatically upgrading to v2." in detectron2_log.text
+
+
+def test_file_of_version_0_is_upgraded(tmp_path):
+    cfg = get_cfg()
+    cfg.merge_from_file(write(tmp_path / "old.yaml", "VERSION: 0\nMODEL: {RPN_HEAD: {NAME: Mine}, WEIGHT: x.pkl}\n"))
+    assert (cfg.MODEL.RPN.HEAD_NAME, cfg.MODEL.WEIGHTS, cfg.VERSION) == ("Mine", "x.pkl", 2)
+    assert "RPN_HEAD" not in cfg.MODEL
+
+
+def test_anchors_of_version_1_are_those_of_the_detector(tmp_path):
+    anchors = "RPN: {ANCHOR_SIZES: [[16]]}, RETINANET: {ANCHOR_SIZES: [[64]]}"
+    for name, size in {"RetinaNet": 64, "GeneralizedRCNN": 16}.items():
+        cfg = get_cfg()
+        text = f"VERSION: 1\nMODEL: {{META_ARCHITECTURE: {name}, {anchors}}}\n"
+        cfg.merge_from_file(write(tmp_path / "old.yaml", text))
+        assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == [[size]]
+
+
+@pytest.mark.parametrize(
+    ("text", "guess"),
+    [
+        ('MODEL: {WEIGHT: "x.pkl"}\n', "Assuming it to be v1."),
+        ("TEST: {AUG_ON: True}\n", "Assuming it to be v1."),
+        ('MODEL: {WEIGHTS: "x.pkl"}\n', "Assuming it to be compatible with latest v2."),
+    ],
+)
+def test_version_of_a_file_that_does_not_state_it(tmp_path, detectron2_log, text, guess):
+    path = write(tmp_path / "file.yaml", text)
+    get_cfg().merge_from_file(path)
+    assert f"Config '{path}' has no VERSION. {guess}" in detectron2_log.text
+
+
+def test_downgraded_config_is_restored_by_an_upgrade():
+    cfg = get_cfg()
+    cfg.MINE = 1
+    old = downgrade_config(cfg, to_version=0)
+    assert old.VERSION == 0 and old.MODEL.RPN_HEAD.NAME == cfg.MODEL.RPN.HEAD_NAME
+    assert "AUG" not in old.TEST and "ANCHOR_SIZES" in old.MODEL.RPN
+    assert upgrade_config(old, to_version=1).VERSION == 1
+    assert upgrade_config(old) == cfg == downgrade_config(cfg, to_version=2)
+    with pytest.raises(AssertionError):
+        downgrade_config(old, to_version=1)
+    with pytest.raises(AssertionError):
+        upgrade_config(cfg, to_version=1)
 
 
 def test_yaml_that_runs_code_needs_allow_unsafe(tmp_path):

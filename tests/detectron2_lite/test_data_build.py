@@ -25,7 +25,7 @@ from detectron2.data.build import (
     trivial_batch_collator,
     worker_init_reset_seed,
 )
-from detectron2.data.common import AspectRatioGroupedDataset
+from detectron2.data.common import AspectRatioGroupedDataset, set_default_dataset_from_list_serialize_method
 from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -59,6 +59,21 @@ def test_list_elements_are_copies(serialize):
 def test_list_without_copies():
     elements = [{"a": 1}]
     assert DatasetFromList(elements, copy=False, serialize=False)[0] is elements[0]
+
+
+def test_list_is_serialized_by_a_chosen_method():
+    serialized = []
+
+    def method(elements):
+        serialized.append(elements)
+        return tuple(elements)
+
+    with set_default_dataset_from_list_serialize_method(method):
+        assert DatasetFromList([1, 2])[1] == 2
+    assert serialized == [[1, 2]]
+    assert DatasetFromList([3], serialize=method)[0] == 3
+    assert DatasetFromList([4])[0] == 4
+    assert serialized == [[1, 2], [3]]
 
 
 def test_map_style():

@@ -24,9 +24,9 @@ def test_read_image_formats(picture):
     assert np.array_equal(utils.read_image(picture), PIXELS)
     assert np.array_equal(utils.read_image(picture, format="RGB"), PIXELS)
     assert np.array_equal(utils.read_image(picture, format="BGR"), PIXELS[:, :, ::-1])
-    grey = utils.read_image(picture, format="L")
-    assert grey.shape == (5, 7, 1)
-    assert np.array_equal(grey[:, :, 0], np.asarray(Image.fromarray(PIXELS).convert("L")))
+    gray = utils.read_image(picture, format="L")
+    assert gray.shape == (5, 7, 1)
+    assert np.array_equal(gray[:, :, 0], np.asarray(Image.fromarray(PIXELS).convert("L")))
 
 
 def test_yuv_is_bt601_and_reversible(picture):
@@ -43,9 +43,9 @@ def test_convert_image_to_rgb(picture, format):
     assert np.array_equal(utils.convert_image_to_rgb(torch.as_tensor(image.copy()), format), PIXELS)
 
 
-def test_convert_grey_to_rgb(picture):
-    grey = utils.read_image(picture, format="L")
-    assert np.array_equal(utils.convert_image_to_rgb(grey, "L"), np.repeat(grey, 3, axis=2))
+def test_convert_gray_to_rgb(picture):
+    gray = utils.read_image(picture, format="L")
+    assert np.array_equal(utils.convert_image_to_rgb(gray, "L"), np.repeat(gray, 3, axis=2))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_boxes_without_area_are_filtered():
     assert kept.gt_classes.tolist() == [0] and mask.tolist() == [True, False, False, False]
 
 
-def test_crop_around_an_instance_contains_its_centre():
+def test_crop_around_an_instance_contains_its_center():
     for seed in range(30):
         np.random.seed(seed)
         crop = utils.gen_crop_transform_with_instance((20, 15), (60, 80), annotation((50, 30, 10, 20)))

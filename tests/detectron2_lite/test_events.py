@@ -98,12 +98,12 @@ def test_json_has_one_line_per_iteration_and_appends(tmp_path):
         writer.close()
     assert read_json(path) == [
         {"iteration": -5},
-        {"iteration": 17, "rare": 17},
         {"iteration": 19, "key": 19},
-        {"iteration": 34, "rare": 34},
+        {"iteration": 17, "rare": 17},
         {"iteration": 39, "key": 39},
-        {"iteration": 51, "rare": 51},
+        {"iteration": 34, "rare": 34},
         {"iteration": 59, "key": 59},
+        {"iteration": 51, "rare": 51},
     ]
 
 

@@ -1,4 +1,4 @@
-"""Layers: wrappers, normalisation, deformable convolutions, ASPP, NMS, RoIAlign and box losses."""
+"""Layers: wrappers, normalization, deformable convolutions, NMS, RoIAlign and box losses."""
 
 import math
 
@@ -6,11 +6,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from detectron2.layers import (
-    ASPP,
     BatchNorm2d,
     CNNBlockBase,
     Conv2d,
-    CycleBatchNormList,
     DeformConv,
     DepthwiseSeparableConv2d,
     FrozenBatchNorm2d,
@@ -96,7 +94,7 @@ def test_get_norm_without_layer_callable_and_unknown():
         get_norm("NoSuchNorm", 8)
 
 
-def test_layer_norm_normalises_channels_of_each_pixel():
+def test_layer_norm_normalizes_channels_of_each_pixel():
     norm = get_norm("LN", 6)
     nn.init.uniform_(norm.weight)
     nn.init.uniform_(norm.bias)
@@ -155,16 +153,6 @@ def test_frozen_batch_norm_saved_by_a_current_version_must_be_complete():
     del state["running_mean"]
     with pytest.raises(RuntimeError, match="running_mean"):
         FrozenBatchNorm2d(4).load_state_dict(state)
-
-
-def test_cycle_batch_norm_shares_the_affine_part_only():
-    norms = CycleBatchNormList(2, num_features=3)
-    assert [name for name, _ in norms.named_parameters()] == ["weight", "bias"]
-    norms(torch.randn(4, 3, 5, 5) + 10)
-    norms(torch.randn(4, 3, 5, 5) - 10)
-    norms(torch.randn(4, 3, 5, 5) + 10)
-    assert (norms[0].running_mean > 0).all() and (norms[1].running_mean < 0).all()
-    assert [norm.num_batches_tracked.item() for norm in norms] == [2, 1]
 
 
 def _sync_batch_norm_worker(rank: int, stats_mode: str, batches: list[torch.Tensor], out_dir: str):
@@ -255,20 +243,6 @@ def test_depthwise_separable_convolution():
     assert conv.pointwise.weight.shape == (6, 4, 1, 1) and conv.pointwise.bias is not None
 
 
-@pytest.mark.parametrize("separable", [False, True])
-def test_aspp_keeps_the_size(separable):
-    aspp = ASPP(3, 5, [2, 3, 4], norm="BN", activation=nn.ReLU(), use_depthwise_separable_conv=separable).eval()
-    assert aspp(torch.randn(2, 3, 7, 9)).shape == (2, 5, 7, 9)
-    assert aspp.convs[0].activation is not aspp.project.activation
-
-
-def test_aspp_pool_must_divide_the_input():
-    aspp = ASPP(3, 5, [2, 3, 4], norm="", activation=F.relu, pool_kernel_size=(2, 4))
-    assert aspp(torch.randn(1, 3, 4, 8)).shape == (1, 5, 4, 8)
-    with pytest.raises(ValueError, match="pool_kernel_size"):
-        aspp(torch.randn(1, 3, 4, 6))
-
-
 def test_cat_of_one_tensor_is_that_tensor():
     x = torch.rand(2, 3)
     assert cat([x]) is x
@@ -298,7 +272,7 @@ def test_batched_nms_keeps_overlaps_between_groups():
 
 
 def test_aligned_roi_align_has_no_half_pixel_shift():
-    """On a ramp, a bin's value is the coordinate of its centre; pixel i has its centre at i + 0.5."""
+    """On a ramp, a bin's value is the coordinate of its center; pixel i has its center at i + 0.5."""
     ramp = torch.arange(10.0).reshape(1, 1, 1, 10).expand(1, 1, 10, 10)
     rois = torch.tensor([[0, 2, 2, 6, 6]], dtype=torch.float32)
     aligned = ROIAlign((4, 4), 1.0, 0, aligned=True)(ramp, rois)[0, 0, 0]
@@ -321,7 +295,7 @@ def test_roi_align_of_nothing_and_repr():
 
 def test_diou_and_ciou_by_hand():
     big, quarter = torch.tensor([[-1.0, -1, 1, 1]]), torch.tensor([[0.0, 0, 1, 1]])
-    # IoU 1/4, squared centre distance 1/2, squared diagonal of the enclosing box 8
+    # IoU 1/4, squared center distance 1/2, squared diagonal of the enclosing box 8
     torch.testing.assert_close(diou_loss(big, quarter), torch.tensor([1 - 0.25 + 0.5 / 8]), atol=1e-5, rtol=0)
     torch.testing.assert_close(ciou_loss(big, quarter), torch.tensor([1 - 0.25 + 0.5 / 8]), atol=1e-5, rtol=0)
     wide = torch.tensor([[0.0, 0, 2, 1]])

@@ -54,8 +54,8 @@ def test_each_box_is_pooled_from_its_level_in_order_of_images():
     features = [torch.full((2, 3, 512 // 2**i, 512 // 2**i), float(i)) for i in range(2, 6)]
     features = [f + torch.tensor([0.0, 100.0])[:, None, None, None] for f in features]
     boxes = [Boxes([square(500), square(20)]), Boxes([square(230)])]
-    pooled = ROIPooler((3, 5), SCALES, 0, "ROIAlignV2")(features, boxes)
-    assert pooled.shape == (3, 3, 3, 5)
+    pooled = ROIPooler(3, SCALES, 0, "ROIAlignV2")(features, boxes)
+    assert pooled.shape == (3, 3, 3, 3)
     assert pooled[:, 0, 1, 1].tolist() == [5, 2, 104]
 
 

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data.samplers import (
-    GroupedBatchSampler,
     InferenceSampler,
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
     TrainingSampler,
 )
 from detectron2.utils import comm
-from torch.utils.data import SequentialSampler
 
 
 def take(sampler, n):
@@ -118,10 +116,3 @@ def test_inference_sampler_divides_into_ranges(size, world_size, expected):
 def test_inference_sampler_in_one_process():
     sampler = InferenceSampler(5)
     assert list(sampler) == [0, 1, 2, 3, 4] and len(sampler) == 5
-
-
-def test_grouped_batches():
-    sampler = GroupedBatchSampler(SequentialSampler(range(9)), [0, 1] * 4 + [0], 2)
-    assert [batch for batch in sampler] == [[0, 2], [1, 3], [4, 6], [5, 7]]
-    with pytest.raises(ValueError, match="should be an instance of torch.utils.data.Sampler"):
-        GroupedBatchSampler([1, 2], [0, 1], 2)

@@ -8,12 +8,11 @@ from detectron2.structures import (
     BoxMode,
     ImageList,
     Instances,
-    matched_pairwise_iou,
-    pairwise_intersection,
     pairwise_ioa,
     pairwise_iou,
     pairwise_point_box_distance,
 )
+from detectron2.structures.boxes import matched_pairwise_iou, pairwise_intersection
 from torchvision.ops import box_iou
 
 

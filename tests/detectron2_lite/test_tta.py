@@ -5,6 +5,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY, DatasetMapperTTA, GeneralizedRCNNWithTTA
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 from torch import nn
 
 # Official detectron2 accepts its own meta-architecture only.
@@ -17,6 +18,7 @@ class BrightestDetector(DETECTOR):
     def __init__(self):
         nn.Module.__init__(self)
         self.roi_heads = nn.Module()
+        self.input_format = "RGB"
         self.batch_sizes = []
 
     def inference(self, batched_inputs, detected_instances=None, do_postprocess=True):
@@ -88,17 +90,20 @@ def test_detections_of_all_views_are_merged_in_the_original_image():
 def test_number_of_detections_is_limited():
     cfg = tta_cfg()
     cfg.TEST.DETECTIONS_PER_IMAGE = 1
-    (out,) = GeneralizedRCNNWithTTA(cfg, BrightestDetector(), batch_size=1)([{"image": bright_box_image()}])
+    data = {"image": bright_box_image(), "height": 40, "width": 60}
+    (out,) = GeneralizedRCNNWithTTA(cfg, BrightestDetector(), batch_size=1)([data])
     assert out["instances"].pred_classes.tolist() == [1]
 
 
-def test_image_is_read_from_its_file(tmp_path):
-    from PIL import Image
-
+def test_image_is_read_from_its_file_in_the_format_of_the_model(tmp_path):
+    red = bright_box_image()
+    red[1:] = 0
     path = tmp_path / "box.png"
-    Image.fromarray(bright_box_image().permute(1, 2, 0).numpy()).save(path)
-    model = GeneralizedRCNNWithTTA(tta_cfg(), BrightestDetector())
-    (from_file,), (from_tensor,) = model([{"file_name": str(path)}]), model([{"image": bright_box_image()}])
+    Image.fromarray(red.permute(1, 2, 0).numpy()).save(path)
+    cfg = tta_cfg()
+    assert cfg.INPUT.FORMAT == "BGR"  # not what the model, which looks at its first channel, was made for
+    model = GeneralizedRCNNWithTTA(cfg, BrightestDetector())
+    (from_file,), (from_tensor,) = model([{"file_name": str(path)}]), model([{"image": red, "height": 40, "width": 60}])
     assert from_file["instances"].image_size == (40, 60)
     torch.testing.assert_close(from_file["instances"].pred_boxes.tensor, from_tensor["instances"].pred_boxes.tensor)
 

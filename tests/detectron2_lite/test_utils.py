@@ -37,8 +37,15 @@ def test_registry():
 def test_locate():
     assert locate("torch.nn.Linear") is nn.Linear
     assert locate("detectron2.structures.Boxes.cat").__name__ == "cat"
-    with pytest.raises(ImportError, match="torch.nn.Nothing"):
-        locate("torch.nn.Nothing")
+    # torch.optim deletes its attribute sgd, so that the module can be imported but not reached.
+    assert locate("torch.optim.sgd.SGD") is torch.optim.SGD
+    assert locate("torch.optim.sgd.SGD.step") is torch.optim.SGD.step
+
+
+@pytest.mark.parametrize("name", ["torch.nn.Nothing", "torch.optim.sgd.Nothing", "no_such_package.thing", "nothing"])
+def test_locate_nothing(name):
+    with pytest.raises(ImportError, match=name):
+        locate(name)
 
 
 def test_seed_makes_all_generators_repeat():

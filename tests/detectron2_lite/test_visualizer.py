@@ -9,7 +9,7 @@ from detectron2.utils.colormap import colormap, random_color, random_colors
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer, _create_text_labels
 
-GREY = np.full((80, 120, 3), 128, dtype=np.uint8)
+GRAY = np.full((80, 120, 3), 128, dtype=np.uint8)
 METADATA = Metadata(thing_classes=["cat", "dog"], thing_colors=[(255, 0, 0), (0, 0, 255)])
 
 
@@ -22,7 +22,7 @@ def predictions(boxes, classes=None, scores=None):
     return Instances((80, 120), **fields)
 
 
-def changed(image, original=GREY):
+def changed(image, original=GRAY):
     """(H, W) bool: where the drawing differs from the image beneath."""
     return np.abs(image.astype(int) - original).max(axis=2) > 8
 
@@ -37,7 +37,7 @@ def test_output_has_the_size_of_the_image(height, width):
 
 @pytest.mark.parametrize("scale", [0.5, 2, 2.5])
 def test_scale(scale):
-    assert Visualizer(GREY, scale=scale).get_output().get_image().shape == (80 * scale, 120 * scale, 3)
+    assert Visualizer(GRAY, scale=scale).get_output().get_image().shape == (80 * scale, 120 * scale, 3)
 
 
 def test_values_out_of_range_are_clipped():
@@ -46,7 +46,7 @@ def test_values_out_of_range_are_clipped():
 
 
 def test_a_box_is_drawn_as_its_outline():
-    output = Visualizer(GREY, METADATA).overlay_instances(boxes=[[30, 20, 90, 60]], assigned_colors=["red"])
+    output = Visualizer(GRAY, METADATA).overlay_instances(boxes=[[30, 20, 90, 60]], assigned_colors=["red"])
     where = changed(output.get_image())
     for y, x in [(20, 60), (60, 60), (40, 30), (40, 90)]:
         assert where[y - 1 : y + 2, x - 1 : x + 2].any()
@@ -60,19 +60,19 @@ def test_a_box_is_drawn_as_its_outline():
 def test_boxes_come_as_boxes_arrays_or_lists(kind):
     corners = [[10.0, 10.0, 50.0, 40.0], [60.0, 20.0, 110.0, 70.0]]
     boxes = Boxes(torch.tensor(corners)) if kind is Boxes else kind(corners)
-    output = Visualizer(GREY, METADATA).overlay_instances(boxes=boxes, labels=["a", "b"], assigned_colors=["g", "b"])
+    output = Visualizer(GRAY, METADATA).overlay_instances(boxes=boxes, labels=["a", "b"], assigned_colors=["g", "b"])
     where = changed(output.get_image())
     assert where[25, 8:13].any() and where[45, 58:63].any()
 
 
 def test_number_of_labels_must_fit():
     with pytest.raises(AssertionError):
-        Visualizer(GREY, METADATA).overlay_instances(boxes=[[0, 0, 9, 9]], labels=["a", "b"])
+        Visualizer(GRAY, METADATA).overlay_instances(boxes=[[0, 0, 9, 9]], labels=["a", "b"])
 
 
 def test_labels_are_written_at_the_box():
-    plain = Visualizer(GREY, METADATA).overlay_instances(boxes=[[10, 10, 110, 70]], assigned_colors=["g"])
-    named = Visualizer(GREY, METADATA).overlay_instances(
+    plain = Visualizer(GRAY, METADATA).overlay_instances(boxes=[[10, 10, 110, 70]], assigned_colors=["g"])
+    named = Visualizer(GRAY, METADATA).overlay_instances(
         boxes=[[10, 10, 110, 70]], labels=["dog"], assigned_colors=["g"]
     )
     where = changed(named.get_image(), plain.get_image())
@@ -81,7 +81,7 @@ def test_labels_are_written_at_the_box():
 
 
 def test_predictions():
-    visualizer = Visualizer(GREY, METADATA)
+    visualizer = Visualizer(GRAY, METADATA)
     output = visualizer.draw_instance_predictions(predictions([[10, 10, 70, 70]], [1], [0.9]))
     assert output is visualizer.get_output()
     assert changed(output.get_image()).any()
@@ -89,17 +89,17 @@ def test_predictions():
 
 @pytest.mark.parametrize("fields", [{}, {"classes": [0]}, {"scores": [0.5]}])
 def test_predictions_with_fewer_fields(fields):
-    output = Visualizer(GREY).draw_instance_predictions(predictions([[10, 10, 70, 70]], **fields))
+    output = Visualizer(GRAY).draw_instance_predictions(predictions([[10, 10, 70, 70]], **fields))
     assert changed(output.get_image()).any()
 
 
 def test_no_predictions_leave_the_image_alone():
-    output = Visualizer(GREY, METADATA).draw_instance_predictions(predictions([], [], []))
-    np.testing.assert_array_equal(output.get_image(), GREY)
+    output = Visualizer(GRAY, METADATA).draw_instance_predictions(predictions([], [], []))
+    np.testing.assert_array_equal(output.get_image(), GRAY)
 
 
 def test_category_colors():
-    visualizer = Visualizer(GREY, METADATA, instance_mode=ColorMode.SEGMENTATION)
+    visualizer = Visualizer(GRAY, METADATA, instance_mode=ColorMode.SEGMENTATION)
     output = visualizer.draw_instance_predictions(
         predictions([[5, 5, 50, 75], [65, 5, 115, 75]], [0, 1], [0.9, 0.8]), jittering=False
     )
@@ -108,7 +108,7 @@ def test_category_colors():
     assert image[60, 65, 2] > image[60, 65, 0]  # blue
 
 
-def test_grey_mode():
+def test_gray_mode():
     image = np.zeros((80, 120, 3), dtype=np.uint8)
     image[..., 0] = 90
     visualizer = Visualizer(image, METADATA, instance_mode=ColorMode.IMAGE_BW)
@@ -123,9 +123,9 @@ def test_ground_truth():
             {"bbox": [5, 5, 15, 15], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": 1},
         ]
     }
-    where = changed(Visualizer(GREY, METADATA).draw_dataset_dict(dic).get_image())
+    where = changed(Visualizer(GRAY, METADATA).draw_dataset_dict(dic).get_image())
     assert where[35, 78:83].any()  # the right edge, x = 20 + 60
-    np.testing.assert_array_equal(Visualizer(GREY).draw_dataset_dict({}).get_image(), GREY)
+    np.testing.assert_array_equal(Visualizer(GRAY).draw_dataset_dict({}).get_image(), GRAY)
 
 
 def test_single_shapes():
@@ -136,7 +136,7 @@ def test_single_shapes():
         (lambda v: v.draw_polygon(np.array([[20, 20], [100, 20], [60, 70]]), color="r"), (35, 60)),
         (lambda v: v.draw_text("HHHHHH", (60, 30), font_size=20), (36, 60)),
     ]:
-        visualizer = Visualizer(GREY)
+        visualizer = Visualizer(GRAY)
         output = draw(visualizer)
         assert output is visualizer.get_output()
         assert changed(output.get_image())[point]
@@ -151,7 +151,7 @@ def test_text_labels():
 
 
 def test_jitter_stays_close_and_valid():
-    visualizer = Visualizer(GREY)
+    visualizer = Visualizer(GRAY)
     for _ in range(10):
         color = visualizer._jitter((0.2, 0.9, 1.0))
         assert all(0 <= c <= 1 for c in color)
@@ -161,14 +161,14 @@ def test_jitter_stays_close_and_valid():
 def test_save(tmp_path):
     from PIL import Image
 
-    output = VisImage(GREY)
+    output = VisImage(GRAY)
     output.save(str(tmp_path / "picture.png"))
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "picture.png").convert("RGB")), GREY)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "picture.png").convert("RGB")), GRAY)
 
 
 class TestVideo:
     def colors(self, visualizer, *frames):
-        """The colours that `overlay_instances` is given for each frame."""
+        """The colors that `overlay_instances` is given for each frame."""
         seen = []
         original = Visualizer.overlay_instances
 
@@ -179,7 +179,7 @@ class TestVideo:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Visualizer, "overlay_instances", spy)
             for boxes, classes in frames:
-                visualizer.draw_instance_predictions(GREY, predictions(boxes, classes, [0.9] * len(classes)))
+                visualizer.draw_instance_predictions(GRAY, predictions(boxes, classes, [0.9] * len(classes)))
         return seen
 
     def setup_method(self):
@@ -209,10 +209,10 @@ class TestVideo:
         assert third == first
 
     def test_frames_are_drawn(self):
-        output = VideoVisualizer(METADATA).draw_instance_predictions(GREY, predictions([[9, 9, 50, 50]], [0], [0.5]))
+        output = VideoVisualizer(METADATA).draw_instance_predictions(GRAY, predictions([[9, 9, 50, 50]], [0], [0.5]))
         assert changed(output.get_image()).any()
-        output = VideoVisualizer(METADATA).draw_instance_predictions(GREY, predictions([], [], []))
-        np.testing.assert_array_equal(output.get_image(), GREY)
+        output = VideoVisualizer(METADATA).draw_instance_predictions(GRAY, predictions([], [], []))
+        np.testing.assert_array_equal(output.get_image(), GRAY)
 
     def test_category_colors_are_not_for_videos(self):
         with pytest.raises(AssertionError):

@@ -3,22 +3,17 @@
 from pathlib import Path
 
 import pytest
-from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 
-from necks import NECK_REGISTRY, add_neck_config
-from sparsercnn import add_sparsercnn_config
+from necks import NECK_REGISTRY
+from sparsercnn import load_config
 
 FOLDER = Path(__file__).parents[2] / "configs" / "necks"
 CONFIGS = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("Base"))
 
 
 def load(name):
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
-    add_neck_config(cfg)
-    cfg.merge_from_file(str(FOLDER / f"{name}.yaml"))
-    return cfg
+    return load_config(FOLDER / f"{name}.yaml")
 
 
 def test_every_neck_has_a_config():

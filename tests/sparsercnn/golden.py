@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 
-from sparsercnn import DynamicHead, add_sparsercnn_config
+from sparsercnn import DynamicHead, load_config
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 HEAD_CASES = ["head_focal", "head_softmax", "head_focal_empty"]
@@ -25,8 +24,7 @@ def below(case: dict, prefix: str) -> dict[str, torch.Tensor]:
 
 
 def head_config(case: dict, use_focal: bool):
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
+    cfg = load_config()
     node = cfg.MODEL.SparseRCNN
     num_logits, node.HIDDEN_DIM = case["weight/head_series.0.class_logits.weight"].shape
     node.USE_FOCAL = use_focal

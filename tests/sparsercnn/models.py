@@ -1,20 +1,19 @@
 """A Sparse R-CNN small enough for unit tests, batches for it, and a comparison of how two of them train."""
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import nn
 from torch.testing import assert_close
 
-from sparsercnn import SparseRCNN, add_sparsercnn_config
+from sparsercnn import SparseRCNN, load_config
 
 
 def small_config(use_focal: bool = True) -> CfgNode:
     """R18-FPN, 32 channels, 2 stages, 10 proposals, 3 classes."""
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
+    cfg = load_config()
     cfg.MODEL.META_ARCHITECTURE = "SparseRCNN"
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
@@ -68,14 +67,17 @@ def training_batch(sizes: tuple[tuple[int, int], ...] = ((64, 96), (80, 64))) ->
 
 
 def assert_same_training(ours: nn.Module, plain: nn.Module, batch: list[dict] | None = None) -> None:
-    """Both, in double precision, have the same losses and the same gradient of every parameter."""
+    """Both, in double precision, have the same losses and the same gradient of every parameter.
+
+    But for the rounding of boxes between stages: detectron2 decodes them in float32, whatever the model's precision.
+    """
     losses, gradients = _losses_and_gradients(ours, batch or training_batch())
     expected_losses, expected_gradients = _losses_and_gradients(plain, batch or training_batch())
-    assert_close(losses, expected_losses, rtol=1e-8, atol=1e-8)
+    assert_close(losses, expected_losses, rtol=1e-5, atol=1e-6)
     assert gradients.keys() == expected_gradients.keys()
     largest = max(g.norm() for g in expected_gradients.values())
     for name, expected in expected_gradients.items():
-        assert (gradients[name] - expected).norm() <= 1e-8 * expected.norm() + 1e-10 * largest, name
+        assert (gradients[name] - expected).norm() <= 1e-5 * expected.norm() + 1e-8 * largest, name
 
 
 def _losses_and_gradients(built: nn.Module, batch: list[dict]) -> tuple[dict, dict]:

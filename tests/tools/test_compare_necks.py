@@ -30,7 +30,7 @@ COST_ONLY = ["MODEL.NECK.OUT_CHANNELS", "16"]
 
 @pytest.fixture
 def train_config(tmp_path):
-    """A config that trains on four images of coloured rectangles, registered as `rectangles`."""
+    """A config that trains on four images of colored rectangles, registered as `rectangles`."""
     random = np.random.default_rng(0)
     annotations = []
     for i in range(4):
@@ -92,7 +92,7 @@ def test_costs_are_printed_and_saved(tmp_path, capsys):
 
 
 def test_counts_equal_those_of_the_layers(tmp_path):
-    cfg = compare_necks.load_config(Path(NECKS[0]), None, [*TINY, *COST_ONLY, "MODEL.NECK.IN_FEATURES", "['res5']"])
+    cfg = compare_necks.detector_config(Path(NECKS[0]), None, [*TINY, *COST_ONLY, "MODEL.NECK.IN_FEATURES", "['res5']"])
     cfg.merge_from_list(["MODEL.ROI_HEADS.IN_FEATURES", "['p5']"])
     costs = measure_costs({"fpn": cfg}, (64, 64), rounds=1)["fpn"]
     lateral, output = 512 * 16, 9 * 16 * 16
@@ -149,7 +149,7 @@ class Bar:
 
 
 def test_an_interrupted_run_resumes_from_its_checkpoint(tmp_path, train_config):
-    configs = {"fpn": compare_necks.load_config(Path(NECKS[0]), train_config, TINY)}
+    configs = {"fpn": compare_necks.detector_config(Path(NECKS[0]), train_config, TINY)}
     [(_, cfg)] = compare_necks.runs_of(configs, seeds=1, iterations=4, output=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         compare_necks.train(cfg, Bar(stop_at=3))
@@ -162,7 +162,7 @@ def test_an_interrupted_run_resumes_from_its_checkpoint(tmp_path, train_config):
 
 def test_the_neck_comes_from_one_config_and_the_rest_from_the_other(train_config):
     nasfpn = ROOT / "configs" / "necks" / "nasfpn.yaml"
-    cfg = compare_necks.load_config(nasfpn, train_config, ["MODEL.NECK.NORM", "BN"])
+    cfg = compare_necks.detector_config(nasfpn, train_config, ["MODEL.NECK.NORM", "BN"])
     assert cfg.MODEL.BACKBONE.NAME == "build_neck_backbone" and cfg.MODEL.NECK.NAME == "NASFPN"
     assert cfg.MODEL.ROI_HEADS.IN_FEATURES == ["p3", "p4", "p5", "p6", "p7"]
     assert cfg.MODEL.NECK.OUT_CHANNELS == cfg.MODEL.SparseRCNN.HIDDEN_DIM
@@ -171,12 +171,12 @@ def test_the_neck_comes_from_one_config_and_the_rest_from_the_other(train_config
 
 
 def test_weights_of_a_resnet_are_not_offered_to_another_network(train_config):
-    cfg = compare_necks.load_config(ROOT / "configs" / "necks" / "pvt_v2_b2.fpn.yaml", train_config, [])
+    cfg = compare_necks.detector_config(ROOT / "configs" / "necks" / "pvt_v2_b2.fpn.yaml", train_config, [])
     assert cfg.MODEL.WEIGHTS == "" and cfg.MODEL.BACKBONE.FREEZE_AT == 0
 
 
 def test_runs_share_seeds_and_keep_the_shape_of_the_schedule(tmp_path, train_config):
-    configs = {Path(path).stem: compare_necks.load_config(Path(path), train_config, TINY) for path in NECKS}
+    configs = {Path(path).stem: compare_necks.detector_config(Path(path), train_config, TINY) for path in NECKS}
     runs = list(compare_necks.runs_of(configs, seeds=2, iterations=40, output=tmp_path))
     assert [(name, cfg.SEED) for name, cfg in runs] == [("fpn", 1), ("augfpn", 1), ("fpn", 2), ("augfpn", 2)]
     for _, cfg in runs:  # quickstart.yaml warms up for a tenth of its iterations
@@ -186,7 +186,7 @@ def test_runs_share_seeds_and_keep_the_shape_of_the_schedule(tmp_path, train_con
 
 def test_summary_has_the_sample_deviation_and_leaves_out_missing_metrics():
     runs = [{"AP": 10.0, "APs": None, "APm": 1.0, "APl": 3.0}, {"AP": 14.0, "APs": None, "APm": None, "APl": 3.0}]
-    summary = compare_necks.summarise(runs)
+    summary = compare_necks.summarize(runs)
     assert summary["AP"]["mean"] == 12 and summary["AP"]["std"] == pytest.approx(8**0.5)
     assert summary["APs"]["mean"] is None
     assert summary["APm"] == {"mean": 1.0, "std": None, "values": [1.0]}

@@ -14,9 +14,9 @@ __all__ = ["CfgNode", "configurable", "get_cfg", "global_cfg", "set_global_cfg"]
 
 
 class CfgNode(_CfgNode):
-    """fvcore's `CfgNode` (attribute access, `_BASE_`, freezing, type-checked merging) with a version check.
+    """fvcore's `CfgNode` (attribute access, `_BASE_`, freezing, type-checked merging) that knows versions of files.
 
-    A file may state its `VERSION`; one of a newer version, or of the long obsolete version 1, is refused.
+    A file may state its `VERSION`. An older one is upgraded, a newer one is refused.
     """
 
     @classmethod
@@ -31,25 +31,36 @@ class CfgNode(_CfgNode):
             allow_unsafe: whether YAML tags that run code are accepted. Read files of strangers before merging them.
 
         Raises:
-            AssertionError: the file does not exist, or its version differs from this config's.
+            AssertionError: the file does not exist, or its version is newer than this config's.
             KeyError: a key that this config does not have.
             ValueError: a value of another type than the default.
         """
         assert PathManager.isfile(cfg_filename), f"Config file '{cfg_filename}' does not exist!"
         loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
 
-        from .defaults import _C  # imported late: defaults are CfgNodes themselves
+        # imported late: these modules make CfgNodes themselves
+        from .compat import downgrade_config, guess_version, upgrade_config
+        from .defaults import _C
 
         latest = _C.VERSION
         assert latest == self.VERSION, "CfgNode.merge_from_file is only allowed on a config object of latest version!"
         version = loaded.get("VERSION", None)
         if version is None:
-            logging.getLogger(__name__).warning(
-                f"Config '{cfg_filename}' has no VERSION. Assuming it to be compatible with latest v{latest}."
-            )
-            version = latest
-        assert version == latest, f"Cannot merge a v{version} config into a v{latest} config: '{cfg_filename}'."
-        self.merge_from_other_cfg(loaded)
+            version = guess_version(loaded, cfg_filename)
+        assert version <= latest, f"Cannot merge a v{version} config into a v{latest} config."
+        if version == latest:
+            self.merge_from_other_cfg(loaded)
+            return
+        logging.getLogger(__name__).warning(
+            f"Loading an old v{version} config file '{cfg_filename}' by automatically upgrading to v{latest}. "
+            "See docs/CHANGELOG.md for instructions to update your files."
+        )
+        # A file states some keys only, so the others are made to have the names of its version first.
+        old = downgrade_config(self, version)
+        old.merge_from_other_cfg(loaded)
+        upgraded = upgrade_config(old)
+        self.clear()
+        self.update(upgraded)
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
         """YAML text of the config with sorted keys; arguments go to `yaml.safe_dump`."""

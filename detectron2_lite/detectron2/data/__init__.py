@@ -1,4 +1,4 @@
-from . import datasets, samplers  # isort: skip  # registers the built-in data sets
+from . import datasets, samplers, transforms  # isort: skip  # registers the built-in data sets
 from .build import (
     build_batch_data_loader,
     build_detection_test_loader,
@@ -25,4 +25,5 @@ __all__ = [
     "get_detection_dataset_dicts",
     "print_instances_class_histogram",
     "samplers",
+    "transforms",
 ]

@@ -47,7 +47,7 @@ class _DatasetCatalog(UserDict):
 
 
 class Metadata(types.SimpleNamespace):
-    """What is known about one data set: class names, colours, file locations, the evaluator to use.
+    """What is known about one data set: class names, colors, file locations, the evaluator to use.
 
     An attribute can be set once. Setting it again to another value is an error, because two parts of a program
     would then disagree about the same data set.

@@ -6,9 +6,11 @@ import logging
 import pickle
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils import data
 from torch.utils.data.sampler import Sampler
 
@@ -74,25 +76,44 @@ class _MapIterableDataset(data.IterableDataset):
                 yield element
 
 
-class _SerializedList:
-    """A list as one array of pickled bytes.
+class _TorchSerializedList:
+    """A list as one tensor of pickled bytes, whose memory data loader workers share.
 
-    Forked data loader workers then share its memory: unlike Python objects, reading it writes no reference counts.
+    Forked workers do because reading it, unlike reading Python objects, writes no reference counts; spawned ones
+    because torch moves tensors that are sent to another process into shared memory.
     """
 
     def __init__(self, lst: list):
         logger.info(f"Serializing {len(lst)} elements to byte tensors and concatenating them all ...")
         pickled = [np.frombuffer(pickle.dumps(element, protocol=-1), dtype=np.uint8) for element in lst]
-        self._ends = np.cumsum([len(p) for p in pickled], dtype=np.int64)
-        self._bytes = np.concatenate(pickled) if pickled else np.zeros(0, dtype=np.uint8)
+        self._ends = torch.from_numpy(np.cumsum([len(p) for p in pickled], dtype=np.int64))
+        self._bytes = torch.from_numpy(np.concatenate(pickled) if pickled else np.zeros(0, dtype=np.uint8))
         logger.info(f"Serialized dataset takes {len(self._bytes) / 1024**2:.2f} MiB")
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, idx: int) -> Any:
-        start = 0 if idx == 0 else self._ends[idx - 1]
-        return pickle.loads(memoryview(self._bytes[start : self._ends[idx]]))
+        start = 0 if idx == 0 else self._ends[idx - 1].item()
+        return pickle.loads(memoryview(self._bytes[start : self._ends[idx].item()].numpy()))
+
+
+_default_serialize_method: Callable[[list], Sequence] = _TorchSerializedList
+
+
+@contextmanager
+def set_default_dataset_from_list_serialize_method(new: Callable[[list], Sequence]) -> Iterator[None]:
+    """Make `DatasetFromList(..., serialize=True)` use another function within a `with` block.
+
+    Args:
+        new: makes from a list something with length and elements.
+    """
+    global _default_serialize_method
+    previous, _default_serialize_method = _default_serialize_method, new
+    try:
+        yield
+    finally:
+        _default_serialize_method = previous
 
 
 class DatasetFromList(data.Dataset):
@@ -109,9 +130,12 @@ class DatasetFromList(data.Dataset):
     def __init__(self, lst: list, copy: bool = True, serialize: bool | Callable[[list], Sequence] = True):
         self._copy = copy
         if serialize is True:
-            serialize = _SerializedList
+            serialize = _default_serialize_method
         self._serialized = bool(serialize)
-        self._lst = serialize(lst) if serialize else lst
+        if serialize:
+            logger.info(f"Serializing the dataset using: {serialize}")
+            lst = serialize(lst)
+        self._lst = lst
 
     def __len__(self) -> int:
         return len(self._lst)

@@ -51,7 +51,7 @@ class SizeMismatchError(ValueError):
 
 
 def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
-    """A PIL image as an array: (H, W, C), or (H, W) for a grey image whose format is not given.
+    """A PIL image as an array: (H, W, C), or (H, W) for a gray image whose format is not given.
 
     Args:
         image: the image.
@@ -103,7 +103,7 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
         format: see `convert_PIL_to_numpy`.
 
     Returns:
-        (H, W, C), or (H, W) for a grey image whose format is not given.
+        (H, W, C), or (H, W) for a gray image whose format is not given.
     """
     with PathManager.open(file_name, "rb") as f:
         return convert_PIL_to_numpy(_apply_exif_orientation(Image.open(f)), format)
@@ -186,7 +186,7 @@ def filter_empty_instances(
 def gen_crop_transform_with_instance(
     crop_size: tuple[int, int], image_size: tuple[int, int], instance: dict[str, Any]
 ) -> T.CropTransform:
-    """A random crop that contains the centre of the instance's box.
+    """A random crop that contains the center of the instance's box.
 
     Args:
         crop_size: (h, w) of the crop.

@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
 from .precise_bn import PreciseBN
-from .profiling import AutogradProfiler, TorchMemoryStats, TorchProfiler
+from .profiling import TorchMemoryStats, TorchProfiler
 from .train_loop import HookBase
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "PeriodicCheckpointer",
     "BestCheckpointer",
     "LRScheduler",
-    "AutogradProfiler",
     "EvalHook",
     "PreciseBN",
     "TorchProfiler",
@@ -286,7 +285,7 @@ class LRScheduler(HookBase):
 
 
 class EvalHook(HookBase):
-    """Run an evaluation function periodically, and after training. It runs in every process and synchronises them.
+    """Run an evaluation function periodically, and after training. It runs in every process and synchronizes them.
 
     Args:
         eval_period: run every this many iterations, 0 to run after training only.

@@ -64,34 +64,6 @@ class TorchProfiler(HookBase):
             _export_trace(self._profiler, self._output_dir, self.trainer.iter)
 
 
-class AutogradProfiler(HookBase):
-    """Profile the iterations that a predicate selects with `torch.autograd.profiler.profile`.
-
-    Args:
-        enable_predicate: takes the trainer and returns whether to profile the coming iteration.
-        output_dir: traces are saved here as `profiler-trace-iterN.json`.
-        use_cuda: profile CUDA kernels too.
-    """
-
-    def __init__(self, enable_predicate: Callable[..., bool], output_dir: str, *, use_cuda: bool = True) -> None:
-        self._enable_predicate = enable_predicate
-        self._use_cuda = use_cuda
-        self._output_dir = output_dir
-
-    def before_step(self) -> None:
-        if not self._enable_predicate(self.trainer):
-            self._profiler = None
-            return
-        self._profiler = torch.autograd.profiler.profile(use_device="cuda" if self._use_cuda else None)
-        self._profiler.__enter__()
-
-    def after_step(self) -> None:
-        if self._profiler is None:
-            return
-        self._profiler.__exit__(None, None, None)
-        _export_trace(self._profiler, self._output_dir, self.trainer.iter)
-
-
 def _export_trace(profiler, output_dir: str, iteration: int) -> None:
     PathManager.mkdirs(output_dir)
     # The profiler writes local files only; the folder may be anything that PathManager handles.

@@ -1,7 +1,6 @@
 """Layers that detectron2 models are built from."""
 
-from .aspp import ASPP
-from .batch_norm import CycleBatchNormList, FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
+from .batch_norm import FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
 from .blocks import CNNBlockBase, DepthwiseSeparableConv2d
 from .deform_conv import DeformConv, ModulatedDeformConv
 from .losses import ciou_loss, diou_loss
@@ -23,12 +22,10 @@ from .wrappers import (
 )
 
 __all__ = [
-    "ASPP",
     "BatchNorm2d",
     "CNNBlockBase",
     "Conv2d",
     "ConvTranspose2d",
-    "CycleBatchNormList",
     "DeformConv",
     "DepthwiseSeparableConv2d",
     "FrozenBatchNorm2d",

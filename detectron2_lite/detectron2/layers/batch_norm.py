@@ -1,4 +1,4 @@
-"""Normalisation layers, and the names by which configs choose them."""
+"""Normalization layers, and the names by which configs choose them."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from .wrappers import BatchNorm2d
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch normalisation whose statistics and affine parameters never change.
+    """Batch normalization whose statistics and affine parameters never change.
 
     All four are buffers: they are saved and loaded, and no optimizer sees them. Checkpoints without
     running statistics (from Caffe2, which folds them into the affine parameters) load as they are.
@@ -156,38 +156,8 @@ class NaiveSyncBatchNorm(BatchNorm2d):
         return mean, square_mean, total.clamp(max=1) * self.momentum
 
 
-class CycleBatchNormList(nn.ModuleList):
-    """Batch norms with one shared affine transform, used in turn: call i goes to layer i modulo `length`.
-
-    For layers shared by several domains, for example the pyramid levels that one head visits in order.
-
-    Args:
-        length: number of batch norms.
-        bn_class: their class.
-        **kwargs: arguments of `bn_class`; `affine=False` leaves out the shared transform.
-    """
-
-    def __init__(self, length: int, bn_class: type[nn.Module] = nn.BatchNorm2d, **kwargs) -> None:
-        self._affine = kwargs.pop("affine", True)
-        super().__init__([bn_class(**kwargs, affine=False) for _ in range(length)])
-        if self._affine:
-            self.weight = nn.Parameter(torch.ones(self[0].num_features))
-            self.bias = nn.Parameter(torch.zeros(self[0].num_features))
-        self._pos = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self[self._pos](x)
-        self._pos = (self._pos + 1) % len(self)
-        if self._affine:
-            y = y * self.weight.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)
-        return y
-
-    def extra_repr(self) -> str:
-        return f"affine={self._affine}"
-
-
 class LayerNorm(nn.Module):
-    """Layer normalisation over the channels of each pixel of a (B, C, H, W) tensor.
+    """Layer normalization over the channels of each pixel of a (B, C, H, W) tensor.
 
     Liu et al., A ConvNet for the 2020s, CVPR 2022.
 
@@ -223,7 +193,7 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
-    """Build the normalisation layer that a config names.
+    """Build the normalization layer that a config names.
 
     Args:
         norm: "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN" or "naiveSyncBN_N"; "" or None for

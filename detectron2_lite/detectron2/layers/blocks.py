@@ -37,7 +37,7 @@ class DepthwiseSeparableConv2d(nn.Module):
 
     Args:
         in_channels, out_channels, kernel_size, padding, dilation: as for a convolution; the stride is 1.
-        norm1, activation1: normalisation name and activation after the depthwise convolution.
+        norm1, activation1: normalization name and activation after the depthwise convolution.
         norm2, activation2: the same after the 1×1 convolution.
     """
 

@@ -46,7 +46,7 @@ class DeformConv(_DeformConvBase):
     Args:
         deformable_groups: number of channel groups that have offsets of their own.
         bias: must be False.
-        norm: normalisation layer applied to the output.
+        norm: normalization layer applied to the output.
         activation: callable applied last.
         others: as for `torch.nn.Conv2d`.
     """
@@ -88,7 +88,7 @@ class ModulatedDeformConv(_DeformConvBase):
 
     Args:
         deformable_groups: number of channel groups that have offsets and weights of their own.
-        norm: normalisation layer applied to the output.
+        norm: normalization layer applied to the output.
         activation: callable applied last.
         others: as for `torch.nn.Conv2d`.
     """

@@ -1,4 +1,4 @@
-"""Box regression losses beyond generalised IoU (which `fvcore.nn.giou_loss` offers).
+"""Box regression losses beyond generalized IoU (which `fvcore.nn.giou_loss` offers).
 
 Zheng et al., Distance-IoU Loss: Faster and Better Learning for Bounding Box Regression, AAAI 2020.
 """

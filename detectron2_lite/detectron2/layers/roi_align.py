@@ -16,8 +16,8 @@ class ROIAlign(nn.Module):
         output_size: (height, width) of the pooled grid.
         spatial_scale: feature pixels per box unit, for example 1 / 16.
         sampling_ratio: samples per bin and axis; 0 takes as many as the bin is wide.
-        aligned: shift by half a pixel, so that coordinates are continuous and pixel centres lie at .5.
-            False is the original behaviour, half a pixel off.
+        aligned: shift by half a pixel, so that coordinates are continuous and pixel centers lie at .5.
+            False is the original behavior, half a pixel off.
     """
 
     def __init__(

@@ -13,10 +13,10 @@ interpolate = F.interpolate
 
 
 class Conv2d(torch.nn.Conv2d):
-    """`torch.nn.Conv2d` followed by an optional normalisation and activation.
+    """`torch.nn.Conv2d` followed by an optional normalization and activation.
 
     Args:
-        norm: a normalisation layer, applied to the output of the convolution.
+        norm: a normalization layer, applied to the output of the convolution.
         activation: a callable, applied last.
         *args, **kwargs: as for `torch.nn.Conv2d`.
     """

@@ -4,16 +4,15 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 # Keeps exp(dw) finite: no box grows more than from a stride of 16 to 1000 pixels.
 _DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
 
-__all__ = ["Box2BoxTransform", "Box2BoxTransformLinear"]
+__all__ = ["Box2BoxTransform"]
 
 
 class Box2BoxTransform:
-    """Deltas (dx, dy, dw, dh): centre shift relative to the size, and log of the size ratio.
+    """Deltas (dx, dy, dw, dh): center shift relative to the size, and log of the size ratio.
 
     Girshick et al., Rich Feature Hierarchies for Accurate Object Detection, CVPR 2014, appendix C.
 
@@ -40,12 +39,12 @@ class Box2BoxTransform:
         assert isinstance(target_boxes, Tensor), type(target_boxes)
         src_sizes = src_boxes[:, 2:] - src_boxes[:, :2]
         assert (src_sizes[:, 0] > 0).all().item(), "Input boxes to Box2BoxTransform are not valid!"
-        src_centres = src_boxes[:, :2] + 0.5 * src_sizes
+        src_centers = src_boxes[:, :2] + 0.5 * src_sizes
         target_sizes = target_boxes[:, 2:] - target_boxes[:, :2]
-        target_centres = target_boxes[:, :2] + 0.5 * target_sizes
+        target_centers = target_boxes[:, :2] + 0.5 * target_sizes
 
         wx, wy, ww, wh = self.weights
-        shift = (target_centres - src_centres) / src_sizes
+        shift = (target_centers - src_centers) / src_sizes
         log_ratio = torch.log(target_sizes / src_sizes)
         return torch.stack((wx * shift[:, 0], wy * shift[:, 1], ww * log_ratio[:, 0], wh * log_ratio[:, 1]), dim=1)
 
@@ -63,8 +62,8 @@ class Box2BoxTransform:
         boxes = boxes.to(deltas.dtype)
         widths = boxes[:, 2] - boxes[:, 0]
         heights = boxes[:, 3] - boxes[:, 1]
-        centre_x = boxes[:, 0] + 0.5 * widths
-        centre_y = boxes[:, 1] + 0.5 * heights
+        center_x = boxes[:, 0] + 0.5 * widths
+        center_y = boxes[:, 1] + 0.5 * heights
 
         wx, wy, ww, wh = self.weights
         dx = deltas[:, 0::4] / wx
@@ -72,56 +71,8 @@ class Box2BoxTransform:
         dw = torch.clamp(deltas[:, 2::4] / ww, max=self.scale_clamp)
         dh = torch.clamp(deltas[:, 3::4] / wh, max=self.scale_clamp)
 
-        x = dx * widths[:, None] + centre_x[:, None]
-        y = dy * heights[:, None] + centre_y[:, None]
+        x = dx * widths[:, None] + center_x[:, None]
+        y = dy * heights[:, None] + center_y[:, None]
         half_w = 0.5 * torch.exp(dw) * widths[:, None]
         half_h = 0.5 * torch.exp(dh) * heights[:, None]
         return torch.stack((x - half_w, y - half_h, x + half_w, y + half_h), dim=-1).reshape(deltas.shape)
-
-
-class Box2BoxTransformLinear:
-    """Deltas (l, t, r, b): distances from the centre of the source box to the sides of the target.
-
-    Tian et al., FCOS: Fully Convolutional One-Stage Object Detection, ICCV 2019.
-
-    Args:
-        normalize_by_size: measure the distances in widths and heights of the source box.
-    """
-
-    def __init__(self, normalize_by_size: bool = True) -> None:
-        self.normalize_by_size = normalize_by_size
-
-    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        """Deltas that turn source into target boxes; the centre of a source box must lie in its target.
-
-        Args:
-            src_boxes: (N, 4) xyxy.
-            target_boxes: (N, 4) xyxy.
-
-        Returns:
-            (N, 4).
-        """
-        assert isinstance(src_boxes, Tensor), type(src_boxes)
-        assert isinstance(target_boxes, Tensor), type(target_boxes)
-        centres = 0.5 * (src_boxes[:, :2] + src_boxes[:, 2:])
-        deltas = torch.cat((centres - target_boxes[:, :2], target_boxes[:, 2:] - centres), dim=1)
-        if self.normalize_by_size:
-            deltas = deltas / (src_boxes[:, 2:] - src_boxes[:, :2]).repeat(1, 2)
-        return deltas
-
-    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
-        """Transform boxes by deltas; negative deltas count as 0, so that boxes are valid.
-
-        Args:
-            deltas: (N, k * 4), k sets of deltas for each box.
-            boxes: (N, 4) xyxy.
-
-        Returns:
-            (N, k * 4) xyxy.
-        """
-        boxes = boxes.to(deltas.dtype)
-        centres = 0.5 * (boxes[:, None, :2] + boxes[:, None, 2:])
-        sides = F.relu(deltas).reshape(boxes.shape[0], deltas.shape[1] // 4, 4)
-        if self.normalize_by_size:
-            sides = sides * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)[:, None]
-        return torch.cat((centres - sides[..., :2], centres + sides[..., 2:]), dim=-1).reshape(deltas.shape)

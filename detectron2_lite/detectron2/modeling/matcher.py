@@ -12,7 +12,7 @@ from detectron2.layers import nonzero_tuple
 class Matcher:
     """Matches each prediction to its best ground truth, and labels it by how good that match is.
 
-    With thresholds [0.3, 0.7] and labels [0, -1, 1], predictions whose best quality is below 0.3 are labelled 0
+    With thresholds [0.3, 0.7] and labels [0, -1, 1], predictions whose best quality is below 0.3 are labeled 0
     (background), those in [0.3, 0.7) -1 (ignored), and the others 1 (foreground).
 
     Args:

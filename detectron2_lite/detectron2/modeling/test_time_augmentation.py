@@ -87,9 +87,10 @@ class GeneralizedRCNNWithTTA(nn.Module):
     """Takes and returns what the detector does, but merges its detections on several views of each image.
 
     Args:
-        cfg: reads `MODEL.ROI_HEADS.NMS_THRESH_TEST`, `TEST.DETECTIONS_PER_IMAGE`, `INPUT.FORMAT`.
+        cfg: reads `MODEL.ROI_HEADS.NMS_THRESH_TEST`, `TEST.DETECTIONS_PER_IMAGE`.
         model: a detector with `inference(batched_inputs, detected_instances=None, do_postprocess=True)`. With
-            `do_postprocess=False` that returns one `Instances` per input, in the resolution of the input.
+            `do_postprocess=False` that returns one `Instances` per input, in the resolution of the input. Images that
+            are given by their file name are read in its `input_format`, "RGB" or "BGR".
         tta_mapper: makes the views; by default `DatasetMapperTTA(cfg)`.
         batch_size: views in one forward pass.
     """
@@ -121,7 +122,7 @@ class GeneralizedRCNNWithTTA(nn.Module):
     def _with_image(self, dataset_dict: dict) -> dict:
         dataset_dict = copy.copy(dataset_dict)
         if "image" not in dataset_dict:
-            image = read_image(dataset_dict.pop("file_name"), self.cfg.INPUT.FORMAT)
+            image = read_image(dataset_dict.pop("file_name"), self.model.input_format)
             dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if "height" not in dataset_dict and "width" not in dataset_dict:
             dataset_dict["height"], dataset_dict["width"] = dataset_dict["image"].shape[1:]

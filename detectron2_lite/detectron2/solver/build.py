@@ -142,7 +142,7 @@ def get_default_optimizer_params(
         model: parameters that need no gradient are left out, shared ones appear once.
         base_lr: learning rate of every group. None leaves it to the optimizer.
         weight_decay: weight decay of every group. None leaves it to the optimizer.
-        weight_decay_norm: weight decay of the parameters of normalisation layers, if it differs.
+        weight_decay_norm: weight decay of the parameters of normalization layers, if it differs.
         bias_lr_factor: factor of the learning rate of parameters named "bias". Needs `base_lr`.
         weight_decay_bias: weight decay of parameters named "bias", if it differs.
         lr_factor_func: from a parameter's full name to a factor of its learning rate. Needs `base_lr`.

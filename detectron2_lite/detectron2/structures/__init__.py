@@ -1,14 +1,6 @@
 """Boxes, instances and batches of images."""
 
-from .boxes import (
-    Boxes,
-    BoxMode,
-    matched_pairwise_iou,
-    pairwise_intersection,
-    pairwise_ioa,
-    pairwise_iou,
-    pairwise_point_box_distance,
-)
+from .boxes import Boxes, BoxMode, pairwise_ioa, pairwise_iou, pairwise_point_box_distance
 from .image_list import ImageList
 from .instances import Instances
 
@@ -17,8 +9,6 @@ __all__ = [
     "Boxes",
     "ImageList",
     "Instances",
-    "matched_pairwise_iou",
-    "pairwise_intersection",
     "pairwise_ioa",
     "pairwise_iou",
     "pairwise_point_box_distance",

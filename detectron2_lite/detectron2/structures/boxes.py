@@ -23,7 +23,7 @@ class BoxMode(IntEnum):
     XYWH_REL = 3
     """(x0, y0, w, h) in [0, 1] of the image size. Not convertible."""
     XYWHA_ABS = 4
-    """(centre x, centre y, w, h, counter-clockwise angle in degrees) in pixels."""
+    """(center x, center y, w, h, counter-clockwise angle in degrees) in pixels."""
 
     @staticmethod
     def convert(box: _RawBox, from_mode: "BoxMode", to_mode: "BoxMode") -> _RawBox:
@@ -66,10 +66,10 @@ def _convert(boxes: torch.Tensor, from_mode: BoxMode, to_mode: BoxMode) -> torch
     if from_mode == BoxMode.XYWHA_ABS and to_mode == BoxMode.XYXY_ABS:
         assert boxes.shape[-1] == 5, "The last dimension of input shape must be 5 for XYWHA format"
         # double, because the sine and cosine of float32 angles lose digits that pixel coordinates need
-        centre, size, angle = boxes.double().split((2, 2, 1), dim=-1)
+        center, size, angle = boxes.double().split((2, 2, 1), dim=-1)
         cos, sin = (torch.abs(f(angle * (math.pi / 180.0))) for f in (torch.cos, torch.sin))
         enclosing = cos * size + sin * size.flip(-1)
-        return torch.cat((centre - enclosing / 2, centre + enclosing / 2), dim=-1).to(boxes.dtype)
+        return torch.cat((center - enclosing / 2, center + enclosing / 2), dim=-1).to(boxes.dtype)
     if from_mode == BoxMode.XYWH_ABS and to_mode == BoxMode.XYWHA_ABS:
         corner, size = boxes.double().split(2, dim=-1)
         return torch.cat((corner + size / 2, size, torch.zeros_like(size[..., :1])), dim=-1).to(boxes.dtype)
@@ -164,7 +164,7 @@ class Boxes:
         )
 
     def get_centers(self) -> torch.Tensor:
-        """(N, 2) centres (x, y)."""
+        """(N, 2) centers (x, y)."""
         return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
 
     def scale(self, scale_x: float, scale_y: float) -> None:

@@ -1,4 +1,4 @@
-"""A palette of 74 colours that are easy to tell apart, for drawing."""
+"""A palette of 74 colors that are easy to tell apart, for drawing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["colormap", "random_color", "random_colors"]
 
 
 def _palette() -> np.ndarray:
-    # Line colours of common plotting programs, then greys and pure colours, then an even walk over the RGB cube.
+    # Line colors of common plotting programs, then grays and pure colors, then an even walk over the RGB cube.
     lines = [
         (0.000, 0.447, 0.741),
         (0.850, 0.325, 0.098),
@@ -20,7 +20,7 @@ def _palette() -> np.ndarray:
         (0.301, 0.745, 0.933),
         (0.635, 0.078, 0.184),
     ]
-    greys = [(0.3, 0.3, 0.3), (0.6, 0.6, 0.6)]
+    grays = [(0.3, 0.3, 0.3), (0.6, 0.6, 0.6)]
     pure = [(1, 0, 0), (1, 0.5, 0), (0.749, 0.749, 0), (0, 1, 0), (0, 0, 1), (0.667, 0, 1)]
     thirds = (0, 0.333, 0.667, 1)
     grid = [(r, g, 0) for r in thirds[1:] for g in thirds[1:]]
@@ -29,7 +29,7 @@ def _palette() -> np.ndarray:
     sixths = (0.167, 0.333, 0.5, 0.667, 0.833, 1)
     ramps = [(s, 0, 0) for s in sixths[1:]] + [(0, s, 0) for s in sixths] + [(0, 0, s) for s in sixths]
     ramps += [(s, s, s) for s in (0, 0.143, 0.857, 1)]
-    return np.array(lines + greys + pure + grid + ramps, dtype=np.float32)
+    return np.array(lines + grays + pure + grid + ramps, dtype=np.float32)
 
 
 _COLORS = _palette()
@@ -51,13 +51,13 @@ def colormap(rgb: bool = False, maximum: int = 255) -> np.ndarray:
 
 
 def random_color(rgb: bool = False, maximum: int = 255) -> np.ndarray:
-    """A random colour of the palette, (3,) float32. For the arguments see `colormap`."""
+    """A random color of the palette, (3,) float32. For the arguments see `colormap`."""
     color = _COLORS[np.random.randint(0, len(_COLORS))] * maximum
     return color if rgb else color[::-1]
 
 
 def random_colors(N: int, rgb: bool = False, maximum: int = 255) -> list[np.ndarray]:
-    """N different random colours of the palette. For the other arguments see `colormap`.
+    """N different random colors of the palette. For the other arguments see `colormap`.
 
     Raises:
         ValueError: N is larger than the palette.

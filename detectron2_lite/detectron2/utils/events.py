@@ -53,7 +53,8 @@ class EventWriter:
 class JSONWriter(EventWriter):
     """Scalars as one line of JSON per iteration that has any: `{"iteration": 19, "total_loss": 1.2, ...}`.
 
-    Lines are appended, so that a resumed training continues the file.
+    Lines are appended, so that a resumed training continues the file. Where one write makes several, those of scalars
+    that were put first come first, whatever their iteration.
     """
 
     def __init__(self, json_file: str, window_size: int = 20):
@@ -74,8 +75,8 @@ class JSONWriter(EventWriter):
         if not lines:
             return
         self._last_write = max(lines)
-        for iteration in sorted(lines):
-            self._file_handle.write(json.dumps({**lines[iteration], "iteration": iteration}, sort_keys=True) + "\n")
+        for iteration, scalars in lines.items():
+            self._file_handle.write(json.dumps({**scalars, "iteration": iteration}, sort_keys=True) + "\n")
         self._file_handle.flush()
         with suppress(AttributeError):  # a remote file has no descriptor
             os.fsync(self._file_handle.fileno())

@@ -1,4 +1,4 @@
-"""Logging to the terminal in colour and to one file per process, and messages that do not repeat too often."""
+"""Logging to the terminal in color and to one file per process, and messages that do not repeat too often."""
 
 import atexit
 import functools
@@ -53,7 +53,7 @@ def setup_logger(
     Args:
         output: a .txt or .log file, or a folder for log.txt. Process r > 0 appends `.rank{r}`. None writes no file.
         distributed_rank: number of this process; only 0 writes to the terminal.
-        color: whether to colour the terminal's output.
+        color: whether to color the terminal's output.
         name: the logger.
         abbrev_name: what the terminal shows instead of `name`; "d2" for detectron2 by default, "" hides it.
         enable_propagation: whether messages also go to the loggers above.

@@ -1,4 +1,4 @@
-"""Draw the boxes of a video, with a colour for each object that stays the same from frame to frame."""
+"""Draw the boxes of a video, with a color for each object that stays the same from frame to frame."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _DetectedInstance:
 class VideoVisualizer:
     """`Visualizer` for the frames of one video, given in their order.
 
-    An object keeps its colour as long as a box of the same class overlaps its last one by an IoU above 0.6, also when
+    An object keeps its color as long as a box of the same class overlaps its last one by an IoU above 0.6, also when
     a few frames miss it.
 
     Args:
@@ -74,7 +74,7 @@ class VideoVisualizer:
         )
 
     def _assign_colors(self, instances: list[_DetectedInstance]) -> list[np.ndarray]:
-        """Colours for the objects of this frame: that of the old object each continues, or a random one."""
+        """Colors for the objects of this frame: that of the old object each continues, or a random one."""
         missed = []
         for old, ious in zip(self._old_instances, self._ious_with_old(instances), strict=True):
             best = int(ious.argmax())

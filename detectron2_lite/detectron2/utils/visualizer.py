@@ -25,14 +25,14 @@ _SMALL_OBJECT_AREA_THRESH = 1000
 
 @unique
 class ColorMode(Enum):
-    """How instances are coloured."""
+    """How instances are colored."""
 
     IMAGE = 0
-    """A random colour for every instance, on the image as it is."""
+    """A random color for every instance, on the image as it is."""
     SEGMENTATION = 1
-    """Instances of one category get similar colours, from `metadata.thing_colors`."""
+    """Instances of one category get similar colors, from `metadata.thing_colors`."""
     IMAGE_BW = 2
-    """As IMAGE, on the image in grey."""
+    """As IMAGE, on the image in gray."""
 
 
 class VisImage:
@@ -81,7 +81,7 @@ class Visualizer:
         img_rgb: (H, W, 3) RGB, values 0 to 255.
         metadata: of the dataset, for `thing_classes` and `thing_colors`.
         scale: size of the output relative to the image.
-        instance_mode: how instances are coloured.
+        instance_mode: how instances are colored.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Visualizer:
 
         Args:
             predictions: on the CPU, with any of `pred_boxes`, `pred_classes`, `scores`.
-            jittering: in SEGMENTATION mode, vary the colour of a category a little from instance to instance.
+            jittering: in SEGMENTATION mode, vary the color of a category a little from instance to instance.
         """
         boxes = predictions.pred_boxes if predictions.has("pred_boxes") else None
         scores = predictions.scores if predictions.has("scores") else None
@@ -148,7 +148,7 @@ class Visualizer:
         Args:
             boxes: N boxes, absolute xyxy.
             labels: a text for each box.
-            assigned_colors: a matplotlib colour for each box, random ones if None.
+            assigned_colors: a matplotlib color for each box, random ones if None.
             alpha: opacity of what is filled. Boxes are outlines, always drawn at half opacity.
         """
         boxes = np.zeros((0, 4)) if boxes is None else self._convert_boxes(boxes)
@@ -199,7 +199,7 @@ class Visualizer:
             font_size: chosen by the size of the image if None.
             rotation: in degrees, counter-clockwise.
         """
-        # On the dark background, dark colours would not be readable.
+        # On the dark background, dark colors would not be readable.
         color = np.maximum(mplc.to_rgb(color), 0.2)
         color[np.argmax(color)] = max(0.8, np.max(color))
         self.output.ax.text(
@@ -222,7 +222,7 @@ class Visualizer:
         Args:
             box_coord: absolute xyxy.
             alpha: opacity.
-            edge_color: a matplotlib colour.
+            edge_color: a matplotlib color.
             line_style: a matplotlib line style.
         """
         x0, y0, x1, y1 = box_coord
@@ -265,7 +265,7 @@ class Visualizer:
 
         Args:
             segment: (N, 2), the corners.
-            edge_color: the colour itself if None, darker if the filling is nearly opaque.
+            edge_color: the color itself if None, darker if the filling is nearly opaque.
             alpha: opacity of the filling.
         """
         if edge_color is None:
@@ -284,7 +284,7 @@ class Visualizer:
         return self.output
 
     def _jitter(self, color) -> tuple[float, float, float]:
-        """The colour moved by a random positive vector of length 0.5, clipped to [0, 1]."""
+        """The color moved by a random positive vector of length 0.5, clipped to [0, 1]."""
         vec = np.random.rand(3)
         return tuple(np.clip(mplc.to_rgb(color) + vec / np.linalg.norm(vec) * 0.5, 0, 1))
 
@@ -292,7 +292,7 @@ class Visualizer:
         return np.repeat(self.img.astype("f4").mean(axis=2, keepdims=True), 3, axis=2)
 
     def _change_color_brightness(self, color, brightness_factor: float) -> tuple[float, float, float]:
-        """The colour with its lightness raised (factor up to 1) or lowered (down to -1) by that share."""
+        """The color with its lightness raised (factor up to 1) or lowered (down to -1) by that share."""
         assert -1.0 <= brightness_factor <= 1.0
         hue, lightness, saturation = colorsys.rgb_to_hls(*mplc.to_rgb(color))
         lightness = min(max(lightness * (1 + brightness_factor), 0.0), 1.0)

@@ -5,11 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from sparsercnn import add_sparsercnn_config
+from sparsercnn import load_config
 from sparsercnn.data import check_datasets, register_config_datasets
 from sparsercnn.errors import InputError
 
@@ -27,8 +26,7 @@ def mine(tmp_path):
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(GOOD))
     name = f"mine_{tmp_path.name}"
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
+    cfg = load_config()
     cfg.MODEL.META_ARCHITECTURE = "SparseRCNN"
     cfg.MODEL.SparseRCNN.NUM_CLASSES = 2
     cfg.DATASETS.COCO_JSON = [[name, str(path), str(tmp_path)]]
@@ -152,8 +150,7 @@ def test_training_data_is_not_needed_to_evaluate(mine):
     ],
 )
 def test_bad_data_set_of_ones_own(entry, message):
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
+    cfg = load_config()
     cfg.DATASETS.COCO_JSON = [entry]
     with pytest.raises(InputError, match=message):
         register_config_datasets(cfg)

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from sparsercnn import add_sparsercnn_config
+from sparsercnn import load_config
 from sparsercnn.data import SparseRCNNDatasetMapper
 from sparsercnn.data.images import read_image
 from sparsercnn.errors import InputError
@@ -23,8 +22,7 @@ needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason="no coco128 under 
 
 
 def config(**options):
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
+    cfg = load_config()
     cfg.INPUT.FORMAT = "RGB"
     cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = "absolute_range", [384, 600]
     cfg.merge_from_list([x for key, value in options.items() for x in (key.replace("__", "."), value)])
@@ -85,56 +83,35 @@ def test_mapper_pickles(photo):
     assert mapper(photo)["image"].shape[0] == 3
 
 
-def test_reduced_decode_changes_pixels_no_more_than_a_resize_filter(photo):
-    """Against full decode and resize: the boxes are equal, the pixels nearly so."""
-    sizes = {"INPUT__MIN_SIZE_TRAIN": (200,), "INPUT__RANDOM_FLIP": "none"}
-    full = SparseRCNNDatasetMapper(config(**sizes), True)(photo)
-    reduced = SparseRCNNDatasetMapper(config(INPUT__REDUCED_JPEG_DECODE=True, **sizes), True)(photo)
-    assert full["image"].shape == reduced["image"].shape
-    torch.testing.assert_close(full["instances"].gt_boxes.tensor, reduced["instances"].gt_boxes.tensor)
-    difference = (full["image"].float() - reduced["image"].float()).abs()
-    assert difference.mean() < 1.5
-    assert (reduced["height"], reduced["width"]) == (480, 640)
-
-
-def test_reduced_decode_never_goes_below_the_target(photo):
-    for min_side, expected in ((500, 480), (241, 480), (240, 240), (121, 240), (120, 120), (60, 60), (30, 60)):
-        image, size = read_image(photo["file_name"], "RGB", min_side)
-        assert min(image.shape[:2]) == expected and size == (480, 640)
-
-
 @needs_photos
 def test_photos_read_as_detectron2_reads_them():
     for path in sorted(PHOTOS.glob("*.jpg"))[:8]:
-        image, size = read_image(str(path), "BGR")
-        assert np.array_equal(image, utils.read_image(str(path), "BGR")) and image.shape[:2] == size
+        assert np.array_equal(read_image(str(path), "BGR"), utils.read_image(str(path), "BGR"))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA", "I;16"])
 def test_every_kind_of_image_becomes_three_channels(tmp_path, mode):
-    grey = Image.fromarray(np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8))
+    gray = Image.fromarray(np.linspace(0, 255, 40 * 30).reshape(30, 40).astype(np.uint8))
     if mode == "I;16":
-        image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 256)
+        image = Image.fromarray(np.asarray(gray).astype(np.uint16) * 256)
     else:
-        image = grey.convert(mode)
+        image = gray.convert(mode)
     path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
     image.save(path)
-    array, size = read_image(str(path), "RGB")
-    assert array.shape == (30, 40, 3) and array.dtype == np.uint8 and size == (30, 40)
+    array = read_image(str(path), "RGB")
+    assert array.shape == (30, 40, 3) and array.dtype == np.uint8
     if mode not in ("1", "P", "CMYK"):
-        assert np.abs(array[..., 0].astype(int) - np.asarray(grey)).max() <= 1
+        assert np.abs(array[..., 0].astype(int) - np.asarray(gray)).max() <= 1
 
 
-@pytest.mark.parametrize("min_side", [None, 100])
-def test_sideways_photos_are_turned_upright(tmp_path, min_side):
+def test_sideways_photos_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.zeros((200, 400, 3), np.uint8)
     pixels[:, :200] = 255
     Image.fromarray(pixels).save(tmp_path / "sideways.jpg", exif=exif)
-    image, size = read_image(str(tmp_path / "sideways.jpg"), "RGB", min_side)
-    assert size == (400, 200)
-    assert image.shape[0] == 2 * image.shape[1]
+    image = read_image(str(tmp_path / "sideways.jpg"), "RGB")
+    assert image.shape == (400, 200, 3)
     top, bottom = image[: len(image) // 3], image[-len(image) // 3 :]
     assert top.mean() > 240 and bottom.mean() < 15
 
@@ -142,16 +119,7 @@ def test_sideways_photos_are_turned_upright(tmp_path, min_side):
 def test_broken_exif_data_is_ignored(tmp_path):
     path = tmp_path / "photo.jpg"
     Image.new("RGB", (40, 30)).save(path, exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff broken")
-    image, size = read_image(str(path), "RGB")
-    assert image.shape == (30, 40, 3) and size == (30, 40)
-
-
-def test_a_photo_that_becomes_square_when_reduced_keeps_its_upright_size(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (399, 400)).save(tmp_path / "sideways.jpg", exif=exif)
-    image, size = read_image(str(tmp_path / "sideways.jpg"), "RGB", 100)
-    assert size == (399, 400) and image.shape[:2] == (200, 200)
+    assert read_image(str(path), "RGB").shape == (30, 40, 3)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def test_boxes_lie_in_the_image_and_classes_are_known():
 
 
 def test_boxes_are_tight():
-    """Colours change across every side of the box of a lone object, and not just outside of it."""
+    """Colors change across every side of the box of a lone object, and not just outside of it."""
     lone = next(s for s in (make_scene(1, 0, i, 128) for i in range(100)) if len(s.boxes) == 1 and s.boxes[0, 2] > 30)
     x0, y0, w, h = lone.boxes[0]
     middle = lone.image[int(y0 + h / 2), int(x0 + w / 2)].astype(int)

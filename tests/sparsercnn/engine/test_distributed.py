@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.engine import launch
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.modeling import build_model
@@ -12,8 +11,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
-from sparsercnn import add_sparsercnn_config
-from sparsercnn.engine import TrainStep, build_optimizer, merge_config
+from sparsercnn import load_config
+from sparsercnn.engine import TrainStep, build_optimizer
 
 # Seed 0 puts an activation so close to the kink of a ReLU that rounding decides its gradient.
 SEEDS = (1, 2, 3)
@@ -47,9 +46,7 @@ def make_batch(seed):
 def train(accumulate):
     """Train a few steps and return the losses of each; every process takes its share of each batch."""
     torch.set_num_threads(1)
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
-    merge_config(cfg, "", SMALL_MODEL.split())
+    cfg = load_config(options=SMALL_MODEL.split())
     torch.manual_seed(comm.get_rank())
     model = build_model(cfg)
     optimizer = build_optimizer(cfg, model)

@@ -1,4 +1,4 @@
-"""Accumulation and mixed precision, on a small model whose loss is normalised as the set loss is."""
+"""Accumulation and mixed precision, on a small model whose loss is normalized as the set loss is."""
 
 import copy
 

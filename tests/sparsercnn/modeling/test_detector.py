@@ -4,11 +4,10 @@ import json
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from torch.testing import assert_close
 
-from sparsercnn import SparseRCNN, add_sparsercnn_config
+from sparsercnn import SparseRCNN, load_config
 from sparsercnn.errors import InputError
 
 from ..golden import GOLDEN
@@ -20,9 +19,7 @@ PUBLISHED = {"r50_100pro": (50, 100), "r50_300pro": (50, 300), "r101_100pro": (1
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_state_dict_of_the_published_models(name):
-    cfg = get_cfg()
-    add_sparsercnn_config(cfg)
-    cfg.merge_from_file(str(CONFIGS / "Base-SparseRCNN.yaml"))
+    cfg = load_config(CONFIGS / "Base-SparseRCNN.yaml")
     cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.SparseRCNN.NUM_PROPOSALS = PUBLISHED[name]
     with torch.device("meta"):
         model = SparseRCNN(cfg)

@@ -1,8 +1,8 @@
-"""Categories of the built-in data sets: names, original ids and the colours they are drawn in."""
+"""Categories of the built-in data sets: names, original ids and the colors they are drawn in."""
 
 from typing import Any
 
-# id, name, RGB colour of the 80 "thing" categories, as the COCO API and its panoptic extension publish them.
+# id, name, RGB color of the 80 "thing" categories, as the COCO API and its panoptic extension publish them.
 _COCO_THINGS = [
     (1, "person", (220, 20, 60)),
     (2, "bicycle", (119, 11, 32)),

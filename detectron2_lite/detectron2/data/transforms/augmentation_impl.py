@@ -1,4 +1,4 @@
-"""The augmentations: random choices of flips, sizes and rotations; crops and colours are in files of their own."""
+"""The augmentations: random choices of flips, sizes and rotations; crops and colors are in files of their own."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Augmentations that change colours and leave everything in its place.
+"""Augmentations that change colors and leave everything in its place.
 
 An intensity of 1 leaves the image as it is, below 1 weakens what the class is named after, above 1 strengthens it.
 """
@@ -46,7 +46,7 @@ class RandomBrightness(_RandomBlend):
 
 
 class RandomSaturation(_RandomBlend):
-    """Blends with the grey version of an RGB image."""
+    """Blends with the gray version of an RGB image."""
 
     def _counterpart(self, image: np.ndarray) -> np.ndarray:
         assert image.shape[-1] == 3, "RandomSaturation only works on RGB images"
@@ -54,7 +54,7 @@ class RandomSaturation(_RandomBlend):
 
 
 class RandomLighting(Augmentation):
-    """Adds noise along the principal components of ImageNet's colours to an RGB image.
+    """Adds noise along the principal components of ImageNet's colors to an RGB image.
 
     Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks, NIPS 2012, section 4.1.
 

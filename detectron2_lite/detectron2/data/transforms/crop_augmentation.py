@@ -87,7 +87,7 @@ class RandomExtent(Augmentation):
 
     Args:
         scale_range: range of the rectangle's size relative to the image.
-        shift_range: (x, y) shares of the image's size; the centre moves by at most half of that in each direction.
+        shift_range: (x, y) shares of the image's size; the center moves by at most half of that in each direction.
     """
 
     def __init__(self, scale_range: tuple[float, float], shift_range: tuple[float, float]):
@@ -106,7 +106,7 @@ class RandomExtent(Augmentation):
 class MinIoURandomCrop(Augmentation):
     """Crops so that every box overlaps the crop by a randomly chosen minimum IoU (as SSD's training does).
 
-    Boxes whose centre is outside the crop are not removed here.
+    Boxes whose center is outside the crop are not removed here.
 
     Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016, section 2.2.
 

@@ -1,4 +1,4 @@
-"""Deterministic transforms beyond those of fvcore: resize, rotate, cut out with scaling, change colours."""
+"""Deterministic transforms beyond those of fvcore: resize, rotate, cut out with scaling, change colors."""
 
 from collections.abc import Callable
 
@@ -138,7 +138,7 @@ class RotationTransform(Transform):
         attributes = {"h": h, "w": w, "angle": angle, "expand": expand, "center": center, "interp": interp}
         self._set_attributes(attributes | {"image_center": image_center, "bound_w": bound_w, "bound_h": bound_h})
         self.rm_coords = self.create_rotation_matrix()
-        # OpenCV puts the centre of the first pixel at 0, coordinates have it at 0.5.
+        # OpenCV puts the center of the first pixel at 0, coordinates have it at 0.5.
         self.rm_image = self.create_rotation_matrix(offset=-0.5)
 
     def create_rotation_matrix(self, offset: float = 0) -> np.ndarray:

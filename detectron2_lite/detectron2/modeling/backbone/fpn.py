@@ -34,7 +34,7 @@ class FPN(Backbone):
         bottom_up: the network whose features are fused.
         in_features: names of its outputs to use, highest resolution first; strides must double from one to the next.
         out_channels: channels of every output.
-        norm: normalisation after every convolution; a name for `get_norm`.
+        norm: normalization after every convolution; a name for `get_norm`.
         top_block: makes further levels above the highest. It has `num_levels`, `in_feature` (an output of the bottom-up
             network or of FPN), and returns a list of tensors.
         fuse_type: "sum", or "avg" for half the sum.
@@ -64,6 +64,9 @@ class FPN(Backbone):
         for level, shape in zip(levels, shapes, strict=True):
             lateral = _conv(shape.channels, out_channels, 1, norm)
             output = _conv(out_channels, out_channels, 3, norm)
+            # Only when both are built, so that a seed gives the same network on any detectron2.
+            weight_init.c2_xavier_fill(lateral)
+            weight_init.c2_xavier_fill(output)
             self.add_module(f"fpn_lateral{level}", lateral)
             self.add_module(f"fpn_output{level}", output)
             lateral_convs.append(lateral)
@@ -123,7 +126,7 @@ class FPN(Backbone):
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
-    conv = Conv2d(
+    return Conv2d(
         in_channels,
         out_channels,
         kernel_size=kernel_size,
@@ -131,8 +134,6 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> C
         bias=norm == "",
         norm=get_norm(norm, out_channels),
     )
-    weight_init.c2_xavier_fill(conv)
-    return conv
 
 
 def _assert_strides_are_log2_contiguous(strides: list[int]) -> None:

@@ -215,6 +215,8 @@ def build_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
         assert res5_dilation == 1, "Must set MODEL.RESNETS.RES5_DILATION = 1 for R18/R34"
         assert resnets.NUM_GROUPS == 1, "Must set MODEL.RESNETS.NUM_GROUPS = 1 for R18/R34"
 
+    # Before the stages, because it is drawn before them: see resnet_blocks._initialize.
+    stem = BasicStem(in_channels=input_shape.channels, out_channels=resnets.STEM_OUT_CHANNELS, norm=resnets.NORM)
     in_channels = resnets.STEM_OUT_CHANNELS
     stages = []
     for i, num_blocks in enumerate(_BLOCKS_PER_STAGE[depth]):
@@ -243,5 +245,4 @@ def build_resnet_backbone(cfg, input_shape: ShapeSpec) -> ResNet:
         stages.append(ResNet.make_stage(block_class, **kwargs))
         in_channels = out_channels
 
-    stem = BasicStem(in_channels=input_shape.channels, out_channels=resnets.STEM_OUT_CHANNELS, norm=resnets.NORM)
     return ResNet(stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)

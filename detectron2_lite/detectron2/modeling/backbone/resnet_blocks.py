@@ -12,8 +12,8 @@ from detectron2.layers import CNNBlockBase, Conv2d, DeformConv, ModulatedDeformC
 
 
 def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, norm: str, dilation: int = 1, **kwargs) -> Conv2d:
-    """A convolution that keeps the size (but for its stride), with norm instead of bias, MSRA-initialised."""
-    conv = Conv2d(
+    """A convolution that keeps the size (but for its stride), with norm instead of bias."""
+    return Conv2d(
         in_channels,
         out_channels,
         kernel_size=kernel_size,
@@ -23,8 +23,17 @@ def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, norm: str,
         norm=get_norm(norm, out_channels),
         **kwargs,
     )
-    weight_init.c2_msra_fill(conv)
-    return conv
+
+
+def _initialize(*layers: nn.Module | None) -> None:
+    """Draw MSRA weights for the layers of a block, all of which are built already (a convolution draws too).
+
+    The order in which blocks are built and layers drawn is part of the API: with it a seed gives the same network on
+    any detectron2.
+    """
+    for layer in layers:
+        if layer is not None:
+            weight_init.c2_msra_fill(layer)
 
 
 class BasicBlock(CNNBlockBase):
@@ -34,7 +43,7 @@ class BasicBlock(CNNBlockBase):
         in_channels: channels of the input.
         out_channels: channels of the output.
         stride: stride of the first convolution.
-        norm: normalisation after every convolution; a name for `get_norm`.
+        norm: normalization after every convolution; a name for `get_norm`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN") -> None:
@@ -44,6 +53,7 @@ class BasicBlock(CNNBlockBase):
             self.shortcut = _conv_norm(in_channels, out_channels, 1, norm, stride=stride)
         self.conv1 = _conv_norm(in_channels, out_channels, 3, norm, stride=stride)
         self.conv2 = _conv_norm(out_channels, out_channels, 3, norm)
+        _initialize(self.conv1, self.conv2, self.shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu_(self.conv1(x))
@@ -61,7 +71,7 @@ class BottleneckBlock(CNNBlockBase):
         bottleneck_channels: channels of the 3×3 convolution.
         stride: stride of the block.
         num_groups: groups of the 3×3 convolution.
-        norm: normalisation after every convolution; a name for `get_norm`.
+        norm: normalization after every convolution; a name for `get_norm`.
         stride_in_1x1: put the stride in the first 1×1 convolution (as the original models do) instead of the 3×3.
         dilation: dilation of the 3×3 convolution.
     """
@@ -88,6 +98,7 @@ class BottleneckBlock(CNNBlockBase):
             bottleneck_channels, bottleneck_channels, 3, norm, dilation, stride=stride_3x3, groups=num_groups
         )
         self.conv3 = _conv_norm(bottleneck_channels, out_channels, 1, norm)
+        _initialize(self.conv1, self.conv2, self.conv3, self.shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu_(self.conv1(x))
@@ -140,7 +151,7 @@ class DeformBottleneckBlock(CNNBlockBase):
             norm=get_norm(norm, bottleneck_channels),
         )
         self.conv3 = _conv_norm(bottleneck_channels, out_channels, 1, norm)
-        weight_init.c2_msra_fill(self.conv2)
+        _initialize(self.conv1, self.conv2, self.conv3, self.shortcut)
         # Training starts from a regular grid.
         nn.init.constant_(self.conv2_offset.weight, 0)
         nn.init.constant_(self.conv2_offset.bias, 0)
@@ -163,13 +174,14 @@ class BasicStem(CNNBlockBase):
     Args:
         in_channels: channels of the image.
         out_channels: channels of the output.
-        norm: normalisation after the convolution; a name for `get_norm`.
+        norm: normalization after the convolution; a name for `get_norm`.
     """
 
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: str = "BN") -> None:
         super().__init__(in_channels, out_channels, 4)
         self.in_channels = in_channels
         self.conv1 = _conv_norm(in_channels, out_channels, 7, norm, stride=2)
+        _initialize(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=1)

@@ -1,0 +1,127 @@
+"""`load_config`: from a YAML file and KEY VALUE options to the config of any detector here."""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from .config import add_sparsercnn_config
+from .data import register_config_datasets
+from .errors import InputError, did_you_mean
+
+# Keys that files written for earlier versions may name.
+RENAMED_KEYS = {f"MODEL.{name}": "SOLVER.FAST" for name in ("CHANNELS_LAST", "FOLD_FROZEN_BN", "CPU_KERNELS")}
+REMOVED_KEYS = ("INPUT.REDUCED_JPEG_DECODE", "SOLVER.COMPILE", "TEST.WINOGRAD", "TEST.ON_DEMAND")
+
+
+def load_config(file: str | os.PathLike | None = None, options: Sequence = ()) -> CfgNode:
+    """The config of any detector here: detectron2's defaults, those of this project, a file, and then options.
+
+    Data sets that the config names in `DATASETS.COCO_JSON` are registered. Where `MODEL.DEVICE` asks for a GPU and
+    there is none it becomes "cpu", with one log line.
+
+    Args:
+        file: a YAML file, which may name its parent as `_BASE_`; None or "" for the defaults alone. Code in it is not
+            run, so that it may be a stranger's. The files that come with an installed package are found by their path
+            in the repository, such as "configs/quickstart.yaml".
+        options: keys and values in turn, as on a command line: `["SOLVER.MAX_ITER", "100"]`. They have the last word.
+
+    Raises:
+        InputError: a file is missing or malformed, a key unknown, or a value of the wrong type; or see
+            `register_config_datasets`.
+    """
+    cfg = _defaults()
+    if file:
+        path = _find(file)
+        _merge(cfg, lambda: cfg.merge_from_file(path, allow_unsafe=False), f"in {path}")
+    _check_pairs(options)
+    _merge(cfg, lambda: cfg.merge_from_list(list(options)), "among the options")
+    register_config_datasets(cfg)
+    _choose_device(cfg)
+    return cfg
+
+
+def _defaults() -> CfgNode:
+    # Late: this function and `build_model` are where the packages meet; all else here works without `necks`.
+    from necks import add_neck_config
+
+    cfg = get_cfg()
+    add_sparsercnn_config(cfg)
+    add_neck_config(cfg)
+    for old, new in RENAMED_KEYS.items():
+        cfg.register_renamed_key(old, new)
+    for key in REMOVED_KEYS:
+        cfg.register_deprecated_key(key)
+    return cfg
+
+
+def _find(file: str | os.PathLike) -> str:
+    installed = Path(__file__).parent / file
+    path = str(file if os.path.isfile(file) or not installed.is_file() else installed)
+    if not os.path.isfile(path):
+        raise InputError(f"config file {path} does not exist")
+    return path
+
+
+def _check_pairs(options: Sequence) -> None:
+    flags = [key for key in options[::2] if str(key).startswith("-")]
+    if flags:
+        raise InputError(f"{flags[0]} must stand before the KEY VALUE options")
+    if len(options) % 2:
+        words = " ".join(map(str, options))
+        raise InputError(f"options are KEY VALUE pairs, but there are {len(options)} words: {words}")
+
+
+def _merge(cfg: CfgNode, merge: Callable[[], None], where: str) -> None:
+    """Call `merge`, which changes `cfg`, and say in one line what is wrong with what it reads `where`."""
+    try:
+        merge()
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}, a _BASE_ {where}, does not exist") from error
+    except OSError as error:
+        raise InputError(f"the config {where} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"the _BASE_ {where} leads back to the file itself") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise InputError(f"malformed YAML {where}{line}: {problem}") from error
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"the config {where} must be a mapping of keys to values ({error})") from error
+    except (KeyError, ValueError, AssertionError) as error:
+        raise InputError(_explain(cfg, str(error), where)) from error
+
+
+def _explain(cfg: CfgNode, message: str, where: str) -> str:
+    unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
+    if unknown:
+        key = unknown[1]
+        return f"unknown config key {key} {where}{did_you_mean(key, _keys(cfg))}"
+    renamed = re.search(r"Key (\S+) was renamed to (\S+);", message)
+    if renamed:
+        return f"config key {renamed[1]} {where} is now {renamed[2]}"
+    pattern = r"Type mismatch \(<class '(.+)'> vs\. <class '(.+)'>\) with values \(.* vs\. (.*)\) for config key: (\S+)"
+    mismatch = re.search(pattern, message, re.DOTALL)
+    if mismatch:
+        expected, given, value, key = mismatch.groups()
+        return f"config key {key} {where} must be of type {expected}, not {given}: {value}"
+    return f"the config {where} cannot be read: {' '.join(message.split())}"
+
+
+def _keys(cfg: CfgNode, prefix: str = "") -> Iterable[str]:
+    for name, value in cfg.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def _choose_device(cfg: CfgNode) -> None:
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logging.getLogger(__name__).warning(f"No GPU found: MODEL.DEVICE {cfg.MODEL.DEVICE} becomes cpu.")
+        cfg.MODEL.DEVICE = "cpu"
