@@ -4,9 +4,10 @@ from .augfpn import AugFPN
 from .bifpn import BiFPN, compound_scaling
 from .builder import build_neck_backbone
 from .config import add_neck_config
+from .errors import NeckConfigError
 from .fpn import FPN
 from .nasfpn import NASFPN
-from .neck import NECK_REGISTRY, Neck, NeckBackbone, NeckConfigError, SupervisedNeckBackbone
+from .neck import NECK_REGISTRY, Neck, NeckBackbone
 from .panet import PANet
 from .rfp import RFP
 from .sa import SA
@@ -33,7 +34,6 @@ __all__ = [
     "NeckBackbone",
     "NeckConfigError",
     "PANet",
-    "SupervisedNeckBackbone",
     "TimmBackbone",
     "add_neck_config",
     "build_neck_backbone",

@@ -3,12 +3,25 @@
 Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017, section 3 and the ablations of its Table 1.
 """
 
+from operator import add
+from typing import Any
+
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from .layers import UPSAMPLE, MakeExtraLevels, Upsample, chosen_extra_levels, conv, nearest, pooled_levels, size_of
-from .neck import NECK_REGISTRY, Neck, NeckConfigError, choose
+from .errors import choose
+from .layers import (
+    UPSAMPLE,
+    MakeExtraLevels,
+    Upsample,
+    chosen_extra_levels,
+    conv,
+    nearest,
+    pooled_levels,
+    top_down_path,
+)
+from .neck import NECK_REGISTRY, Neck
 
 
 @NECK_REGISTRY.register()
@@ -24,7 +37,10 @@ class FPN(Neck):
         top_down: False for a bottom-up pyramid, in which no level sees another.
         lateral: False to let only the highest level into the top-down path.
         finest_only: return the lowest level alone.
-        extra_levels: makes the levels above the inputs, `pooled_levels` or `convolved_levels` of `necks.layers`.
+        extra_levels: makes the levels above the inputs, one of `necks.layers.EXTRA_LEVELS`.
+
+    Raises:
+        ValueError: options that contradict each other.
     """
 
     @configurable
@@ -39,15 +55,15 @@ class FPN(Neck):
         lateral: bool = True,
         finest_only: bool = False,
         extra_levels: MakeExtraLevels = pooled_levels,
-    ):
+    ) -> None:
         super().__init__(input_shapes, out_channels, num_levels)
         if not top_down and (finest_only or not lateral):
-            raise NeckConfigError(
-                "MODEL.NECK.FPN.TOP_DOWN is False: choose True for MODEL.NECK.FPN.LATERAL "
-                "and False for MODEL.NECK.FPN.FINEST_ONLY"
+            raise ValueError(
+                "top_down is False; it must be True where lateral is False or finest_only is True, because the lowest "
+                "level would be the only one, or the highest the only one with anything in it"
             )
         if finest_only and self.num_extra_levels:
-            raise NeckConfigError("MODEL.NECK.FPN.FINEST_ONLY is True: choose 0 for MODEL.NECK.NUM_LEVELS")
+            raise ValueError(f"num_levels is {num_levels}; it must be 0 where finest_only is True")
         if finest_only:
             self.levels = self.levels[:1]
         self.upsample = upsample
@@ -56,10 +72,10 @@ class FPN(Neck):
         self.lateral = nn.ModuleList(conv(channels, out_channels, norm=norm) for channels in read)
         num_outputs = len(self.levels) - self.num_extra_levels
         self.output = nn.ModuleList(conv(out_channels, out_channels, 3, norm) for _ in range(num_outputs))
-        self.extra = extra_levels(self.num_extra_levels, out_channels, norm)
+        self.extra = extra_levels(self.num_extra_levels, self.in_channels[-1], out_channels, norm)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shapes: dict[str, ShapeSpec]) -> dict:
+    def from_config(cls, cfg: CfgNode, input_shapes: dict[str, ShapeSpec]) -> dict[str, Any]:
         fpn = cfg.MODEL.NECK.FPN
         return {
             **super().from_config(cfg, input_shapes),
@@ -72,19 +88,20 @@ class FPN(Neck):
         }
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        merged = self.merge(self.inputs(features))
-        pyramid = [output(m) for m, output in zip(merged, self.output, strict=False)]
-        return dict(zip(self.names, self.extra(pyramid), strict=True))
+        inputs = self.inputs(features)
+        pyramid = [output(m) for m, output in zip(self.merge(inputs), self.output, strict=False)]
+        return dict(zip(self.names, self.extra(pyramid, inputs[-1]), strict=True))
 
     def merge(self, inputs: list[Tensor]) -> list[Tensor]:
         """The maps before the output convolutions, one per input level, lowest first."""
         # Without laterals the lower inputs only tell the sizes.
-        laterals = [None] * (len(inputs) - len(self.lateral))
-        laterals += [lateral(x) for x, lateral in zip(inputs[len(laterals) :], self.lateral, strict=True)]
+        sizes = inputs[: len(inputs) - len(self.lateral)]
+        laterals = [lateral(x) for x, lateral in zip(inputs[len(sizes) :], self.lateral, strict=True)]
         if not self.top_down:
             return laterals
-        merged = laterals[-1:]
-        for x, own in reversed(list(zip(inputs[:-1], laterals[:-1], strict=True))):
-            above = self.upsample(merged[0], size_of(x))
-            merged.insert(0, above if own is None else own + above)
-        return merged
+        merge = _take_above if sizes else add
+        return top_down_path([*sizes, *laterals], self.upsample, [merge] * (len(inputs) - 1))
+
+
+def _take_above(_: Tensor, above: Tensor) -> Tensor:
+    return above

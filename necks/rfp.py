@@ -4,25 +4,37 @@ Qiao et al., DetectoRS: Detecting Objects with Recursive Feature Pyramid and Swi
 section 3.
 """
 
+import copy
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, ResNet
+from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from torch import Tensor, nn
 
+from .errors import check_at_least
 from .fpn import FPN
 from .layers import MakeExtraLevels, chosen_extra_levels, nearest, pooled_levels, size_of
-from .neck import NECK_REGISTRY, Neck, NeckBackbone, NeckConfigError, check_at_least
+from .neck import NECK_REGISTRY, Neck, NeckBackbone
+
+FIRST_STRIDE = 4
+"""Stride of a ResNet's first stage, which takes no feedback."""
 
 
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: four views of a map, a quarter of the channels each, after ReLU.
 
     The views are a 1×1 convolution, 3×3 convolutions dilated by 3 and by 6, and a 1×1 convolution of the global mean.
+
+    Args:
+        channels: that it reads and makes; those beyond a multiple of four go to the last view.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         quarter = channels // 4
         self.point = nn.Conv2d(channels, quarter, 1)
@@ -46,8 +58,13 @@ class RFP(Neck):
         out_channels: channels of every output level, at least 4.
         num_levels: output levels, 0 for as many as inputs.
         norm: a name that `detectron2.layers.get_norm` knows, "" for none.
-        steps: how often the bottom-up network runs; all steps share their weights.
-        extra_levels: makes the levels above the inputs, `pooled_levels` or `convolved_levels` of `necks.layers`.
+        steps: how often the image is looked at, 2 or more.
+        shared: the bottom-up network is the same in all steps. Otherwise each step after the first has its own, which
+            starts as a copy of the first and doubles its parameters.
+        extra_levels: makes the levels above the inputs, one of `necks.layers.EXTRA_LEVELS`.
+
+    Raises:
+        ValueError: fewer steps or channels, or no level above the first stage.
     """
 
     @configurable
@@ -58,26 +75,31 @@ class RFP(Neck):
         num_levels: int = 0,
         norm: str = "",
         steps: int = 2,
+        shared: bool = False,
         extra_levels: MakeExtraLevels = pooled_levels,
-    ):
+    ) -> None:
         super().__init__(input_shapes, out_channels, num_levels)
-        check_at_least("MODEL.NECK.OUT_CHANNELS", out_channels, 4)
-        if steps < 2:
-            raise NeckConfigError(
-                f"MODEL.NECK.RFP.STEPS is {steps}: choose 2 or more, or MODEL.NECK.NAME FPN for one step"
-            )
+        check_at_least("out_channels", out_channels, 4)
+        check_at_least("steps", steps, 2)
         self.steps = steps
+        self.shared = shared
         self.fpn = FPN(input_shapes, out_channels, num_levels, norm, extra_levels=extra_levels)
         self.aspp = ASPP(out_channels)
         # Starting from zero, training begins with the bottom-up network as it was pretrained.
-        self.feedback = nn.ModuleList(_zero_conv(out_channels, channels) for channels in self.in_channels)
+        above_first = {name: s.channels for name, s in input_shapes.items() if s.stride > FIRST_STRIDE}
+        if not above_first:
+            raise ValueError(
+                "input_shapes has no level above the first stage of a ResNet, to which RFP could feed back"
+            )
+        self.feedback = nn.ModuleDict({name: _zero_conv(out_channels, c) for name, c in above_first.items()})
         self.gate = _zero_conv(out_channels, 1)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shapes: dict[str, ShapeSpec]) -> dict:
+    def from_config(cls, cfg: CfgNode, input_shapes: dict[str, ShapeSpec]) -> dict[str, Any]:
         return super().from_config(cfg, input_shapes) | {
             "norm": cfg.MODEL.NECK.NORM,
             "steps": cfg.MODEL.NECK.RFP.STEPS,
+            "shared": cfg.MODEL.NECK.RFP.SHARED,
             "extra_levels": chosen_extra_levels(cfg),
         }
 
@@ -88,9 +110,9 @@ class RFP(Neck):
         return self.fpn(features)
 
     def feed_back(self, pyramid: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What each bottom-up level is to add in the next step, with the channels of that level."""
-        levels = zip(self.in_features, pyramid.values(), self.feedback, strict=False)
-        return {name: feedback(self.aspp(p)) for name, p, feedback in levels}
+        """What each stage above the first is to add in the next step, by its name and with its channels."""
+        levels = dict(zip(self.in_features, pyramid.values(), strict=False))
+        return {name: feedback(self.aspp(levels[name])) for name, feedback in self.feedback.items()}
 
     def blend(self, before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Tensor]:
         """g · after + (1 − g) · before, where g is a sigmoid of `after` at each pixel."""
@@ -102,46 +124,120 @@ class RFP(Neck):
 class RecursiveBackbone(NeckBackbone):
     """A ResNet and the recursive pyramid on it.
 
-    The feedback of a level joins the output of the first block of the stage with that name, followed by another ReLU,
-    so that the blocks after it read non-negative maps as ever. DetectoRS adds it inside that block, before the block's
-    own ReLU; here it joins after it, because a block then stays detectron2's own, whatever its kind. The stem sees no
-    feedback and runs once.
+    The feedback of a level joins the sum that ends the first block of the stage with that name, before its ReLU.
+
+    Args:
+        bottom_up: the network of the first step.
+        neck: what makes feedback of pyramids, and one pyramid of two.
 
     Raises:
-        NeckConfigError: the bottom-up network has no stages of blocks to feed back into.
+        ValueError: the bottom-up network has no stages of residual blocks to feed back into.
     """
 
-    def __init__(self, bottom_up: Backbone, neck: RFP):
-        if not isinstance(bottom_up, ResNet):
-            raise NeckConfigError(
-                f"MODEL.NECK.BOTTOM_UP makes a {type(bottom_up).__name__}: RFP feeds back into the blocks of a ResNet, "
-                "choose build_resnet_backbone"
-            )
-        if missing := [name for name in neck.in_features if name not in bottom_up.stage_names]:
-            raise NeckConfigError(
-                f"MODEL.NECK.IN_FEATURES: RFP cannot feed back into {', '.join(missing)}, "
-                f"choose among {', '.join(bottom_up.stage_names)}"
-            )
+    def __init__(self, bottom_up: Backbone, neck: RFP) -> None:
+        _check_stages(bottom_up, list(neck.feedback))
         super().__init__(bottom_up, neck)
+        copies = 0 if neck.shared else neck.steps - 1
+        self.later = nn.ModuleList(LaterNetwork(copy.deepcopy(bottom_up)) for _ in range(copies))
+        self.register_load_state_dict_pre_hook(_start_later_networks_from_the_first)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        stem = self.bottom_up.stem(images)
-        pyramid = self.neck(self._run_stages(stem, {}))
-        for _ in range(self.neck.steps - 1):
-            again = self.neck(self._run_stages(stem, self.neck.feed_back(pyramid)))
-            pyramid = self.neck.blend(pyramid, again)
+    def pyramid(self, images: Tensor) -> dict[str, Tensor]:
+        pyramid = self.neck(self.bottom_up(images))
+        for network in self.later or [self.bottom_up] * (self.neck.steps - 1):
+            features = look_again(network, images, self.neck.feed_back(pyramid))
+            pyramid = self.neck.blend(pyramid, self.neck(features))
         return pyramid
 
-    def _run_stages(self, x: Tensor, feedback: dict[str, Tensor]) -> dict[str, Tensor]:
-        features = {}
-        for name, (first, *others) in zip(self.bottom_up.stage_names, self.bottom_up.stages, strict=True):
-            x = first(x)
-            if name in feedback:
-                x = F.relu(x + nearest(feedback[name], size_of(x)))
-            for block in others:
-                x = block(x)
-            features[name] = x
-        return features
+
+class LaterNetwork(nn.Module):
+    """The parts of a ResNet under other names.
+
+    Where only the end of a name has to fit, as in detectron2's checkpoints of backbones, a weight of the first network
+    would otherwise fit the later ones too, and loading would stop.
+    """
+
+    def __init__(self, resnet: ResNet) -> None:
+        super().__init__()
+        self.first_layers = resnet.stem
+        self.stages = nn.ModuleList(resnet.stages)
+        self.stage_names = resnet.stage_names
+
+    @property
+    def stem(self) -> nn.Module:
+        return self.first_layers
+
+
+def look_again(network: ResNet | LaterNetwork, images: Tensor, feedback: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Run a ResNet with feedback.
+
+    Args:
+        network: the ResNet, or its parts.
+        images: (B, 3, H, W).
+        feedback: for the stages of these names, (B, C, h, w) to add, with the channels of the stage and any size.
+
+    Returns:
+        The output of every stage.
+    """
+    x = network.stem(images)
+    features = {}
+    for name, (first, *others) in zip(network.stage_names, network.stages, strict=True):
+        x = add_before_relu(first, x, feedback[name]) if name in feedback else first(x)
+        for block in others:
+            x = block(x)
+        features[name] = x
+    return features
+
+
+def add_before_relu(block: BasicBlock | BottleneckBlock, x: Tensor, feedback: Tensor) -> Tensor:
+    """ReLU(residual(x) + shortcut(x) + feedback): a residual block of detectron2 with one term more.
+
+    Args:
+        block: two or three convolutions, each with its norm, and a shortcut.
+        x: (B, C_in, H, W).
+        feedback: (B, C, h, w), resized to the block's output.
+
+    Returns:
+        (B, C, H', W').
+    """
+    *inner, last = (conv for name, conv in block.named_children() if name.startswith("conv"))
+    out = x
+    for conv in inner:
+        out = F.relu(conv(out))
+    shortcut = x if block.shortcut is None else block.shortcut(x)
+    total = last(out) + shortcut
+    return F.relu(total + nearest(feedback, size_of(total)))
+
+
+def _check_stages(bottom_up: Backbone, names: list[str]) -> None:
+    if not isinstance(bottom_up, ResNet):
+        raise ValueError(f"bottom_up is a {type(bottom_up).__name__}; RFP feeds back into the blocks of a ResNet")
+    stages = dict(zip(bottom_up.stage_names, bottom_up.stages, strict=True))
+    for name in names:
+        if name not in stages:
+            raise ValueError(f"in_features has {name}; RFP can feed back into {', '.join(stages)} only")
+        block = stages[name][0]
+        if not isinstance(block, (BasicBlock, BottleneckBlock)):
+            raise ValueError(
+                f"bottom_up has a {type(block).__name__} in {name}; RFP feeds back into BasicBlock and BottleneckBlock"
+            )
+
+
+def _start_later_networks_from_the_first(
+    backbone: RecursiveBackbone, state_dict: dict[str, Any], prefix: str, *_: object
+) -> None:
+    """Give the later networks the weights of the first, where a checkpoint holds none of theirs."""
+    for i, network in enumerate(backbone.later):
+        later = f"{prefix}later.{i}."
+        if any(name.startswith(later) for name in state_dict):
+            continue
+        renamed = {"first_layers": "stem"} | {f"stages.{k}": name for k, name in enumerate(network.stage_names)}
+        for own, first in renamed.items():
+            start = f"{prefix}bottom_up.{first}."
+            state_dict |= {
+                f"{later}{own}.{name.removeprefix(start)}": value
+                for name, value in list(state_dict.items())
+                if name.startswith(start)
+            }
 
 
 def _zero_conv(in_channels: int, out_channels: int) -> nn.Conv2d:

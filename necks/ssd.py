@@ -3,6 +3,8 @@
 After Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016. The baseline that an independent hierarchy improves on.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -24,13 +26,15 @@ class SSD(Neck):
     """
 
     @configurable
-    def __init__(self, input_shapes: dict[str, ShapeSpec], out_channels: int, num_levels: int = 0, norm: str = ""):
+    def __init__(
+        self, input_shapes: dict[str, ShapeSpec], out_channels: int, num_levels: int = 0, norm: str = ""
+    ) -> None:
         super().__init__(input_shapes, out_channels, num_levels)
         self.project = nn.ModuleList(conv(channels, out_channels, norm=norm) for channels in self.in_channels)
         self.extra = nn.ModuleList(strided_conv(out_channels, out_channels, norm) for _ in range(self.num_extra_levels))
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shapes: dict[str, ShapeSpec]) -> dict:
+    def from_config(cls, cfg: CfgNode, input_shapes: dict[str, ShapeSpec]) -> dict[str, Any]:
         return {**super().from_config(cfg, input_shapes), "norm": cfg.MODEL.NECK.NORM}
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:

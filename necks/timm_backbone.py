@@ -2,22 +2,39 @@
 
 import difflib
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from .neck import NeckConfigError, choose
+from .errors import choose, config_errors
 
 FORMATS = {"RGB": False, "BGR": True}
 """Whether the channels have to be flipped to RGB, which all of timm reads."""
-NORMS = {"BN": lambda network: network, "SyncBN": convert_sync_batchnorm, "FrozenBN": freeze_batch_norm_2d}
+NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "BN": lambda network: network,
+    "SyncBN": convert_sync_batchnorm,
+    "FrozenBN": freeze_batch_norm_2d,
+}
+KEYS = {
+    "name": "MODEL.TIMM.NAME",
+    "out_features": "MODEL.TIMM.OUT_FEATURES",
+    "pretrained": "MODEL.TIMM.PRETRAINED",
+    "norm": "MODEL.TIMM.NORM",
+    "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
+    "pixel_mean": "MODEL.PIXEL_MEAN",
+    "pixel_std": "MODEL.PIXEL_STD",
+    "input_format": "INPUT.FORMAT",
+}
+"""The config key that each argument of `TimmBackbone` comes from."""
 
 
 class TimmBackbone(Backbone):
@@ -26,22 +43,22 @@ class TimmBackbone(Backbone):
     Images of any size are accepted: they are padded with zeros at the right and at the bottom to a multiple of the
     coarsest stride, and a level of stride s comes back as (B, C, ceil(H / s), ceil(W / s)), channels first.
 
-    The detector normalises images with its own mean and standard deviation. Networks are trained with theirs, so the
+    The detector normalizes images with its own mean and standard deviation. Networks are trained with theirs, so the
     backbone converts from one to the other; nothing is computed where they agree.
 
     Args:
         name: a timm model, for example "efficientnet_b0" or "pvt_v2_b2.in1k".
         out_features: levels to return. Layers above the highest of them are dropped.
         pretrained: fetch the weights that timm publishes for this name.
-        norm: what becomes of the network's batch norms: "BN" keeps, "SyncBN" synchronises, "FrozenBN" freezes them.
+        norm: what becomes of the network's batch norms: "BN" keeps, "SyncBN" synchronizes, "FrozenBN" freezes them.
             Networks with other norms are left as they are.
         freeze_at: 0 or less freezes nothing, 1 all that comes before the first layer of stride 4, k > 1 everything up
             to "res{k}". What is frozen stays in eval mode: norms keep their statistics, nothing is dropped.
-        pixel_mean, pixel_std: normalisation that the input already went through, in units of 0 to 255.
+        pixel_mean, pixel_std: normalization that the input already went through, in units of 0 to 255.
         input_format: channel order of the input and of `pixel_mean`, "RGB" or "BGR".
 
     Raises:
-        NeckConfigError: no such model, tag, level or format, no pretrained weights, a normalisation of other than three
+        ValueError: no such model, tag, level or format, no pretrained weights, a normalization of other than three
             channels, or a network that fits images of one size only.
     """
 
@@ -54,25 +71,23 @@ class TimmBackbone(Backbone):
         pretrained: bool = False,
         norm: str = "BN",
         freeze_at: int = 0,
-        pixel_mean: list[float] = (123.675, 116.28, 103.53),
-        pixel_std: list[float] = (58.395, 57.12, 57.375),
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         input_format: str = "RGB",
-    ):
+    ) -> None:
         super().__init__()
-        convert_norms = choose("MODEL.TIMM.NORM", norm, NORMS)
-        self.flip_channels = choose("INPUT.FORMAT", input_format, FORMATS)
-        for key, values in (("MODEL.PIXEL_MEAN", pixel_mean), ("MODEL.PIXEL_STD", pixel_std)):
+        convert_norms = choose("norm", norm, NORMS)
+        self.flip_channels = choose("input_format", input_format, FORMATS)
+        for argument, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             if len(values) != 3:
-                raise NeckConfigError(f"{key} has {len(values)} channels: timm networks here take 3, choose 3 numbers")
+                raise ValueError(f"{argument} has length {len(values)}; it must be 3, the channels of an image")
         published = _published(name)
         # Only a network that is built knows its levels, and dropping unused layers needs to know the levels first.
         levels = _levels(_create(name, published))
         if not levels:
-            raise NeckConfigError(f"MODEL.TIMM.NAME: {name} has no level whose stride is a power of two")
+            raise ValueError(f"name is {name!r}, a network without levels whose stride is a power of two")
         if missing := [level for level in out_features if level not in levels]:
-            raise NeckConfigError(
-                f"MODEL.TIMM.OUT_FEATURES: {name} has no level {', '.join(missing)}; it has {', '.join(levels)}"
-            )
+            raise ValueError(f"out_features has {', '.join(missing)}; the levels of {name} are {', '.join(levels)}")
         out_features = [level for level in levels if level in out_features]
         indices = [levels[level] for level in out_features]
         network = _create(name, published, pretrained=pretrained, out_indices=indices)
@@ -84,10 +99,10 @@ class TimmBackbone(Backbone):
         self.network = convert_norms(network)
         self._frozen = _freeze(self.network, name, freeze_at) if freeze_at > 0 else []
         self.train(self.training)
-        self._set_normalisation(published, pixel_mean, pixel_std)
+        self._set_normalization(published, pixel_mean, pixel_std)
 
     @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec | None = None) -> dict:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
         return {
             "name": cfg.MODEL.TIMM.NAME,
             "out_features": cfg.MODEL.TIMM.OUT_FEATURES,
@@ -105,13 +120,15 @@ class TimmBackbone(Backbone):
             layer.training = False
         return self
 
-    def _set_normalisation(self, published: PretrainedCfg, pixel_mean: list[float], pixel_std: list[float]) -> None:
-        """Keep the scale and shift that turn the detector's normalisation into the published one of the network."""
+    def _set_normalization(
+        self, published: PretrainedCfg, pixel_mean: Sequence[float], pixel_std: Sequence[float]
+    ) -> None:
+        """Keep the scale and shift that turn the detector's normalization into the published one of the network."""
         order = -1 if self.flip_channels else 1
         given_mean, given_std = (torch.tensor(v[::order], dtype=torch.float64) / 255 for v in (pixel_mean, pixel_std))
         mean, std = (torch.tensor(v, dtype=torch.float64) for v in (published.mean, published.std))
         scale, shift = given_std / std, (given_mean - mean) / std
-        self.same_normalisation = torch.allclose(scale, torch.ones_like(scale)) and bool((shift.abs() < 1e-6).all())
+        self.same_normalization = torch.allclose(scale, torch.ones_like(scale)) and bool((shift.abs() < 1e-6).all())
         self.register_buffer("scale", scale.float().view(3, 1, 1), persistent=False)
         self.register_buffer("shift", shift.float().view(3, 1, 1), persistent=False)
 
@@ -120,11 +137,11 @@ class TimmBackbone(Backbone):
         return max(self._out_feature_strides.values())
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) normalised images to {level: (B, C, ceil(H / stride), ceil(W / stride))}."""
+        """(B, 3, H, W) normalized images to {level: (B, C, ceil(H / stride), ceil(W / stride))}."""
         height, width = images.shape[-2:]
         if self.flip_channels:
             images = images.flip(1)
-        if not self.same_normalisation:
+        if not self.same_normalization:
             images = images * self.scale + self.shift
         images = F.pad(images, (0, -width % self.size_divisibility, 0, -height % self.size_divisibility))
         pyramid = {}
@@ -136,45 +153,51 @@ class TimmBackbone(Backbone):
 
 
 @BACKBONE_REGISTRY.register()
-def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
-    """The network that `MODEL.TIMM.NAME` names, as a bottom-up or as a backbone of its own."""
-    return TimmBackbone(cfg, input_shape)
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
+    """Build the network that `MODEL.TIMM.NAME` names, as a bottom-up or as a backbone of its own.
+
+    Args:
+        cfg: a config with the keys that `add_neck_config` adds.
+        input_shape: not read; images have three channels.
+
+    Raises:
+        NeckConfigError: see `TimmBackbone`.
+    """
+    with config_errors("MODEL.TIMM", KEYS):
+        return TimmBackbone(cfg, input_shape)
 
 
 def _published(name: str) -> PretrainedCfg:
-    """What timm says about the model: ImageNet's normalisation and images of any size where it says nothing."""
+    """What timm says about the model: ImageNet's normalization and images of any size where it says nothing."""
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models() + timm.list_pretrained(), cutoff=0.5)
-        raise NeckConfigError(f"MODEL.TIMM.NAME: timm has no model {name!r}. Near matches: {', '.join(near) or 'none'}")
+        raise ValueError(f"name is {name!r}, which timm does not have; near matches: {', '.join(near) or 'none'}")
     try:
         return timm.get_pretrained_cfg(name) or PretrainedCfg()
     except RuntimeError as error:
         model, _, tag = name.partition(".")
         known = ", ".join(timm.list_pretrained(f"{model}.*"))
-        raise NeckConfigError(
-            f"MODEL.TIMM.NAME is {name!r}: {model} has no weights {tag!r}, choose {known or model}"
-        ) from error
+        raise ValueError(f"name is {name!r}; {model} has no weights {tag!r}, but {known or 'none'}") from error
 
 
-def _create(name: str, published: PretrainedCfg, pretrained: bool = False, **options) -> nn.Module:
+def _create(name: str, published: PretrainedCfg, pretrained: bool = False, **options: Any) -> nn.Module:
     if published.fixed_input_size:
         options["strict_img_size"] = False
     try:
         # An argument that the network does not know raises TypeError even without weights.
         network = timm.create_model(name, features_only=True, **options)
     except (TypeError, RuntimeError, ValueError, AttributeError) as error:
-        raise NeckConfigError(
-            f"MODEL.TIMM.NAME: {name} gives no feature pyramid for images of any size ({error})"
+        raise ValueError(
+            f"name is {name!r}, which gives no feature pyramid for images of any size ({_first_line(error)})"
         ) from error
     if not pretrained:
         return network
     try:
         return timm.create_model(name, features_only=True, pretrained=True, **options)
     except Exception as error:  # the clients of the hubs raise errors of many unrelated classes
-        raise NeckConfigError(
-            f"MODEL.TIMM.NAME: the pretrained weights of {name} could not be loaded ({_first_line(error)}). Connect to "
-            "the internet once so that timm can cache them, or set MODEL.TIMM.PRETRAINED False and, if you have a "
-            "checkpoint, MODEL.WEIGHTS"
+        raise ValueError(
+            f"pretrained is True, but the weights of {name} could not be loaded ({_first_line(error)}). Connect to the "
+            "internet once so that timm can cache them, or start without them and load a checkpoint"
         ) from error
 
 
@@ -199,9 +222,7 @@ def _freeze(network: nn.Module, name: str, freeze_at: int) -> list[nn.Module]:
     names = [module for module, _ in network.named_modules() if module]
     inside = [i for i, module in enumerate(names) if f"{module}.".startswith(prefixes)]
     if not stage or not inside:
-        raise NeckConfigError(
-            f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but {name} has no separate stage for it; use 0"
-        )
+        raise ValueError(f"freeze_at is {freeze_at}, but {name} has no separate stage for it; use 0")
     covered = names[: inside[0] if freeze_at == 1 else inside[-1] + 1]
     layers = [network.get_submodule(module) for module in covered]
     for layer in (network, *layers):

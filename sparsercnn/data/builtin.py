@@ -4,6 +4,7 @@ See datasets/README.md for their layout. COCO and Pascal VOC are registered by d
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -36,7 +37,7 @@ def register_bccd(root: Path) -> None:
     for split in ("train", "val", "test"):
         if (folder / "ImageSets" / "Main" / f"{split}.txt").is_file():
             name = f"bccd_{split}"
-            DatasetCatalog.register(name, lambda split=split: load_voc_instances(str(folder), split, BCCD_CLASSES))
+            DatasetCatalog.register(name, partial(load_voc_instances, str(folder), split, BCCD_CLASSES))
             MetadataCatalog.get(name).set(
                 thing_classes=list(BCCD_CLASSES), dirname=str(folder), split=split, evaluator_type="coco"
             )

@@ -1,6 +1,7 @@
 """Optimizer as published: weight decay on every parameter, a multiplier for the backbone, whole-model clipping."""
 
 from collections import defaultdict
+from typing import cast
 
 import torch
 from detectron2.config import CfgNode
@@ -47,7 +48,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     if clip.ENABLED and clip.CLIP_TYPE == "full_model":
         _clip_before_step(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
         return optimizer
-    return maybe_add_gradient_clipping(cfg, optimizer)
+    return cast(Optimizer, maybe_add_gradient_clipping(cfg, optimizer))  # given a class it returns a class
 
 
 def _groups_by_learning_rate(model: nn.Module, base_lr: float, backbone_multiplier: float) -> list[dict]:

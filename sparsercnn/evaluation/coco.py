@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,7 +145,9 @@ class FastCOCOEvaluator(COCOEvaluator):
         )
 
 
-def _evaluate_fast(dataset: dict, results: list[dict], img_ids: Sequence[int] | None, max_dets: list[int]) -> COCOeval:
+def _evaluate_fast(
+    dataset: Mapping, results: list[dict], img_ids: Sequence[int] | None, max_dets: list[int]
+) -> COCOeval:
     """A finished evaluation by `faster-coco-eval`, its table printed."""
     from faster_coco_eval import COCO, COCOeval_faster
 

@@ -5,7 +5,7 @@ Sun et al., Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, 
 
 import torch
 import torch.distributed as dist
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from fvcore.nn import sigmoid_focal_loss
@@ -28,6 +28,8 @@ class SetCriterion(nn.Module):
         no_object_weight: of the last class of the cross entropy.
         deep_supervision: supervise every stage, not only the last.
     """
+
+    empty_weight: Tensor
 
     @configurable
     def __init__(
@@ -58,7 +60,7 @@ class SetCriterion(nn.Module):
             self.register_buffer("empty_weight", empty_weight)
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: CfgNode) -> dict:
         node = cfg.MODEL.SparseRCNN
         return {
             "num_classes": node.NUM_CLASSES,

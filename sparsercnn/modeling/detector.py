@@ -4,7 +4,7 @@ Sun et al., Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, 
 """
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
@@ -31,6 +31,9 @@ class SparseRCNN(nn.Module):
         pixel_mean, pixel_std: of each input channel.
         use_focal: logits are K sigmoids rather than a softmax over K + 1 classes.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -61,7 +64,7 @@ class SparseRCNN(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: CfgNode) -> dict:
         node = cfg.MODEL.SparseRCNN
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()

@@ -24,15 +24,16 @@ def checkpoint_gradients(model: nn.Module) -> None:
     by themselves.
     """
     for module in model.modules():
-        if hasattr(module, "set_grad_checkpointing"):
-            module.set_grad_checkpointing(True)
-        elif _is_stage(module):
-            module.forward = partial(_forward_halves, module)
+        offer = getattr(module, "set_grad_checkpointing", None)
+        if callable(offer):
+            offer(True)
+        elif isinstance(module, nn.Sequential) and _is_stage(module):
+            module.forward = partial(_forward_halves, module)  # type: ignore[method-assign]
         elif isinstance(module, CNNBlockBase):
             module.forward = partial(_recompute, module, partial(type(module).forward, module))
 
 
-def _is_stage(module: nn.Module) -> bool:
+def _is_stage(module: nn.Sequential) -> bool:
     return type(module) is nn.Sequential and len(module) > 0 and all(isinstance(m, CNNBlockBase) for m in module)
 
 

@@ -4,9 +4,10 @@ Sun et al., Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import InputError
 from .roi_routing import LevelRouting, build_roi_routing
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
 class DynamicConv(nn.Module):
@@ -139,7 +140,7 @@ class DynamicHead(nn.Module):
         self._initialize(prior_prob)
 
     @classmethod
-    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict:
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         node = cfg.MODEL.SparseRCNN
         if node.NUM_DYNAMIC != 2:
             raise InputError(f"MODEL.SparseRCNN.NUM_DYNAMIC is {node.NUM_DYNAMIC}; the interaction has 2 matrices.")
@@ -176,6 +177,7 @@ class DynamicHead(nn.Module):
                 nn.init.xavier_uniform_(parameter)
         if prior_prob is not None:
             for stage in self.head_series:
+                assert isinstance(stage, RefinementStage)
                 nn.init.constant_(stage.class_logits.bias, -math.log((1 - prior_prob) / prior_prob))
 
     def forward(self, features: list[Tensor], boxes: Tensor, proposal_features: Tensor) -> tuple[Tensor, Tensor]:

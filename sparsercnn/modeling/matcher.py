@@ -4,8 +4,9 @@ Sun et al., Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, 
 Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, section 3.1.
 """
 
+import numpy as np
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class HungarianMatcher(nn.Module):
         self.gamma = gamma
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
+    def from_config(cls, cfg: CfgNode) -> dict:
         node = cfg.MODEL.SparseRCNN
         return {
             "class_weight": node.CLASS_WEIGHT,
@@ -116,7 +117,7 @@ def _pad(tensors: list[Tensor]) -> Tensor:
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
-def _assign(cost) -> tuple[Tensor, Tensor]:
+def _assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:
     try:
         proposals, objects = linear_sum_assignment(cost)
     except ValueError as error:

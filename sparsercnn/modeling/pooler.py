@@ -94,6 +94,8 @@ class Pooler(nn.Module):
 class Bins(nn.Module):
     """Which pixels the bins of RoIAlign sum. The arguments are those of `Pooler`."""
 
+    scales: Tensor
+
     def __init__(self, strides: list[int], resolution: int, sampling_ratio: int):
         super().__init__()
         self.resolution = resolution
@@ -177,8 +179,14 @@ class DetectronPooler(Pooler):
     ):
         super().__init__(strides, resolution, sampling_ratio)
         scales = [1 / stride for stride in strides]
-        canonical = {"canonical_level": canonical_level, "canonical_box_size": canonical_size}
-        self.pooler = ROIPooler(resolution, scales, sampling_ratio, "ROIAlignV2", **canonical)
+        self.pooler = ROIPooler(
+            resolution,
+            scales,
+            sampling_ratio,
+            "ROIAlignV2",
+            canonical_box_size=canonical_size,
+            canonical_level=canonical_level,
+        )
 
     def pool(self, pyramid: Pyramid, boxes: Tensor, levels: Tensor) -> Tensor:
         return self.pooler(list(pyramid.maps), [Boxes(b) for b in boxes]).flatten(2).transpose(1, 2)

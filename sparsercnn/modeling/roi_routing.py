@@ -5,6 +5,7 @@ Lin et al., Feature Pyramid Networks, CVPR 2017, equation 1 (level); Liu et al.,
 """
 
 import math
+from typing import cast
 
 import torch
 from detectron2.config import CfgNode
@@ -122,7 +123,9 @@ def build_roi_routing(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> LevelR
         if node[key] not in choices:
             raise InputError(f"MODEL.ROI_ROUTING.{key} is '{node[key]}'; choose one of {', '.join(choices)}.")
     names = cfg.MODEL.ROI_HEADS.IN_FEATURES
-    strides = [input_shape[name].stride for name in names]
+    # `ShapeSpec` may leave out either, backbones do not.
+    strides = cast(list[int], [input_shape[name].stride for name in names])
+    channels = cast(int, input_shape[names[0]].channels)
     if any(high != 2 * low for low, high in zip(strides, strides[1:], strict=False)):
         raise InputError(f"MODEL.ROI_HEADS.IN_FEATURES {names} have strides {strides}; each must be twice the last.")
     if box_head.POOLER_TYPE != "ROIAlignV2":
@@ -134,5 +137,5 @@ def build_roi_routing(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> LevelR
         )
     canonical = node.CANONICAL_LEVEL, node.CANONICAL_BOX_SIZE
     geometry = strides, box_head.POOLER_RESOLUTION, box_head.POOLER_SAMPLING_RATIO
-    pooler = FusedPooler(*geometry) if node.POOLER == "fused" else DetectronPooler(*geometry, *canonical)
-    return ROUTINGS[node.MODE](pooler, input_shape[names[0]].channels, *canonical)
+    pooler: Pooler = FusedPooler(*geometry) if node.POOLER == "fused" else DetectronPooler(*geometry, *canonical)
+    return ROUTINGS[node.MODE](pooler, channels, *canonical)

@@ -90,7 +90,7 @@ def test_map_iterable():
 
     dataset = MapDataset(OneTwoThree(), double_but_drop_two)
     assert isinstance(dataset, IterableDataset)
-    assert [x for x in dataset] == [2, 6]
+    assert list(dataset) == [2, 6]
 
 
 def test_map_can_be_pickled_with_a_lambda():

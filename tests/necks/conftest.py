@@ -3,8 +3,9 @@
 import pytest
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
+from torch import nn
 
 from necks import add_neck_config, build_neck_backbone
 
@@ -26,6 +27,31 @@ def build_tiny_bottom_up(cfg, input_shape):
         for i, channels in enumerate(CHANNELS)
     ]
     return ResNet(BasicStem(3, 4, norm="BN"), stages, out_features=[f"res{i + 2}" for i in range(len(CHANNELS))])
+
+
+@BACKBONE_REGISTRY.register()
+def build_strided_patches(cfg, input_shape):
+    return StridedPatches()
+
+
+class StridedPatches(Backbone):
+    """Not a ResNet: levels of its own names, and constraints on the padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 5, 8, stride=8), nn.Conv2d(3, 7, 16, stride=16)
+
+    def forward(self, x):
+        return {"fine": self.fine(x), "coarse": self.coarse(x)}
+
+    def output_shape(self):
+        return {"fine": ShapeSpec(channels=5, stride=8), "coarse": ShapeSpec(channels=7, stride=16)}
+
+    size_divisibility = 48
+
+    @property
+    def padding_constraints(self):
+        return {"square_size": 96}
 
 
 @pytest.fixture

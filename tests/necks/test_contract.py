@@ -13,12 +13,18 @@ OPTIONS = {
     "FPN sni": ("FPN", "FPN.UPSAMPLE", "sni"),
     "FPN bottom-up": ("FPN", "FPN.TOP_DOWN", False),
     "FPN no lateral": ("FPN", "FPN.LATERAL", False, "FPN.UPSAMPLE", "bilinear"),
+    "FPN soft bilinear": ("FPN", "FPN.UPSAMPLE", "soft_bilinear"),
     "FPN conv": ("FPN", "EXTRA_LEVELS", "conv"),
+    "FPN conv from output": ("FPN", "EXTRA_LEVELS", "conv_from_output"),
     "PANet esd1": ("PANet", "PANET.DOWNSAMPLE", "esd1"),
     "BiFPN softmax esd2": ("BiFPN", "BIFPN.FUSION", "softmax", "BIFPN.DOWNSAMPLE", "esd2"),
     "BiFPN unbounded conv": ("BiFPN", "BIFPN.FUSION", "unbounded", "BIFPN.DOWNSAMPLE", "conv"),
+    "BiFPN sum": ("BiFPN", "BIFPN.FUSION", "sum"),
+    "BiFPN as in paper": ("BiFPN", "BIFPN.AS_IN_PAPER", True),
+    "RFP shared": ("RFP", "RFP.SHARED", True, "RFP.STEPS", 3),
     "SA top-down": ("SA", "SA.FUSION", "top_down", "SA.CONV", "gsconve2", "SA.DOWNSAMPLE", "esd2"),
     "SA ihp": ("SA", "SA.FUSION", "none", "SA.CONV", "gsconv"),
+    "SA sum": ("SA", "SA.ASSEMBLY", "sum", "SA.DOWNSAMPLE", "esd1"),
 }
 REGISTERED = {name: (name,) for name, _ in NECK_REGISTRY}
 ALL = {**REGISTERED, **OPTIONS}
@@ -55,8 +61,9 @@ def test_contract(build_neck, neck, levels, size, mode):
     high = low + (num_levels or len(in_features))
     expected = {f"p{level}": ShapeSpec(channels=16, stride=2**level) for level in range(low, high)}
     assert backbone.output_shape() == expected
-    assert list(pyramid) == list(expected)
-    for x, shape in zip(pyramid.values(), expected.values(), strict=True):
+    pyramids = ["", *(backbone.auxiliary_pyramids if mode == "train" else ())]
+    assert list(pyramid) == [prefix + name for prefix in pyramids for name in expected]
+    for x, shape in zip(pyramid.values(), [*expected.values()] * len(pyramids), strict=True):
         assert x.shape == (2, 16, *(-(-side // shape.stride) for side in SIZES[size]))
         assert x.isfinite().all()
 
@@ -125,3 +132,34 @@ def test_compiles_without_graph_breaks(build_neck, neck):
         result = torch.compile(backbone, fullgraph=True, backend="eager")(images)
         for name, x in backbone(images).items():
             torch.testing.assert_close(result[name], x)
+
+
+class Tracer(torch.fx.Tracer):
+    """Sees the layers of detectron2 as such and not what is in them."""
+
+    def is_leaf_module(self, module, name):
+        return isinstance(module, torch.nn.Conv2d) or super().is_leaf_module(module, name)
+
+
+@each_neck
+@pytest.mark.parametrize("levels", LEVELS)
+def test_traces_for_any_size(build_neck, neck, levels):
+    in_features, num_levels = LEVELS[levels]
+    backbone = build_neck(*ALL[neck], "IN_FEATURES", in_features, "NUM_LEVELS", num_levels).eval()
+    traced = torch.fx.GraphModule(backbone.neck, Tracer().trace(backbone.neck))
+    for size in SIZES.values():
+        features = backbone.bottom_up(torch.randn(1, 3, *size))
+        torch.testing.assert_close(traced(features), backbone.neck(features))
+
+
+# The context maps of AugFPN have sizes that PyTorch's adaptive pooling fixes at export.
+@pytest.mark.parametrize("neck", [name for name in REGISTERED if name != "AugFPN"])
+def test_exports_for_any_size(build_neck, neck):
+    """With extra levels, for images that detectron2 has padded to the backbone's stride, 160 pixels or more."""
+    backbone = build_neck(neck, "IN_FEATURES", ["res3", "res4", "res5"], "NUM_LEVELS", 5).eval()
+    height, width = (32 * torch.export.Dim(name, min=5, max=64) for name in ("height", "width"))
+    example = torch.randn(1, 3, 288, 224)
+    exported = torch.export.export(backbone, (example,), dynamic_shapes=({2: height, 3: width},)).module()
+    for size in ((160, 192), (224, 384)):
+        images = torch.randn(1, 3, *size)
+        torch.testing.assert_close(exported(images), backbone(images))

@@ -5,12 +5,26 @@ import torch
 from detectron2.modeling.backbone.fpn import FPN as Detectron2FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
-from necks import FPN, NeckConfigError
+from necks import FPN
+
+from . import plain
 
 
 def features_of(input_shapes, sizes=((24, 40), (12, 20), (6, 10))):
     shapes = zip(input_shapes.items(), sizes, strict=True)
     return {name: torch.randn(2, shape.channels, *size) for (name, shape), size in shapes}
+
+
+@pytest.mark.parametrize("sizes", plain.SIZES.values(), ids=plain.SIZES)
+def test_formula(input_shapes, sizes):
+    neck = plain.randomize(FPN(input_shapes, 8))
+    features = plain.random_features(input_shapes, sizes)
+    merged = []
+    for lateral, c in reversed(list(zip(neck.lateral, features.values(), strict=True))):
+        above = plain.nearest(merged[0], c.shape[-2:]) if merged else 0
+        merged.insert(0, plain.conv(lateral, c) + above)
+    for result, output, m in zip(neck(features).values(), neck.output, merged, strict=True):
+        torch.testing.assert_close(result, plain.conv(output, m), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["", "BN"])
@@ -78,6 +92,12 @@ def test_bilinear_upsampling_of_a_ramp_is_linear(build_neck):
     torch.testing.assert_close(up[1:-1].diff(), torch.full((13,), 0.5))
 
 
+def test_soft_bilinear_upsampling_is_a_quarter_of_bilinear(build_neck):
+    soft, bilinear = (build_neck("FPN", "FPN.UPSAMPLE", mode).neck for mode in ("soft_bilinear", "bilinear"))
+    x = torch.randn(1, 2, 5, 7)
+    torch.testing.assert_close(soft.upsample(x, (9, 14)), bilinear.upsample(x, (9, 14)) / 4)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -87,7 +107,7 @@ def test_bilinear_upsampling_of_a_ramp_is_linear(build_neck):
     ],
 )
 def test_contradictory_ablations_are_refused(input_shapes, options):
-    with pytest.raises(NeckConfigError, match="MODEL.NECK.FPN.*choose"):
+    with pytest.raises(ValueError, match="(top_down|num_levels) is .*; it must be"):
         FPN(input_shapes, 8, **options)
 
 

@@ -2,24 +2,38 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from necks import ESD1, ESD2, PANet
 
+from . import plain
 
-def test_formula(input_shapes):
-    neck = PANet(input_shapes, 8)
-    features = {name: torch.randn(1, s.channels, 96 // s.stride, 160 // s.stride) for name, s in input_shapes.items()}
-    p3, p4, p5 = neck.fpn(features).values()
+
+@pytest.mark.parametrize("sizes", plain.SIZES.values(), ids=plain.SIZES)
+def test_formula(input_shapes, sizes):
+    neck = plain.randomize(PANet(input_shapes, 8))
+    features = plain.random_features(input_shapes, sizes)
+    c3, c4, c5 = features.values()
+    lateral, output = neck.fpn.lateral, neck.fpn.output
+    m5 = plain.conv(lateral[2], c5)
+    m4 = plain.conv(lateral[1], c4) + plain.nearest(m5, c4.shape[-2:])
+    m3 = plain.conv(lateral[0], c3) + plain.nearest(m4, c3.shape[-2:])
+    p3, p4, p5 = (plain.conv(layer, m) for layer, m in zip(output, (m3, m4, m5), strict=True))
 
     def step(n, p, i):
-        down = F.conv2d(n, neck.down[i].weight, neck.down[i].bias, stride=2, padding=1)
-        return F.conv2d(p + down, neck.output[i].weight, neck.output[i].bias, padding=1)
+        down = plain.conv(neck.down[i], n, stride=2).clamp(min=0)
+        return plain.conv(neck.output[i], p + down).clamp(min=0)
 
     n4 = step(p3, p4, 0)
     n5 = step(n4, p5, 1)
     for result, expected in zip(neck(features).values(), (p3, n4, n5), strict=True):
-        torch.testing.assert_close(result, expected)
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_levels_that_round_down(input_shapes):
+    sizes = {"res3": (25, 13), "res4": (12, 6), "res5": (6, 3)}
+    features = {name: torch.randn(1, s.channels, *sizes[name]) for name, s in input_shapes.items()}
+    pyramid = PANet(input_shapes, 8)(features)
+    assert [tuple(x.shape[-2:]) for x in pyramid.values()] == list(sizes.values())
 
 
 def test_extra_levels_subsample_the_highest(build_neck):

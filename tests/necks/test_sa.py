@@ -1,10 +1,13 @@
-"""Topologies of the SA neck, traced by which inputs reach which outputs."""
+"""Assemblies and topologies of the SA neck."""
 
 import pytest
 import torch
 
 from necks import ESD1, ESD2, SA, GSConv, GSConvE1, GSConvE2
 from necks.layers import nearest, soft_nearest
+from necks.sa import C3, SUM
+
+from . import plain
 
 IMAGES = torch.randn(2, 3, 96, 128)
 REACHES = {
@@ -14,9 +17,11 @@ REACHES = {
 }
 
 
+@pytest.mark.parametrize("assembly", ["yolo", "sum"])
 @pytest.mark.parametrize("fusion", REACHES)
-def test_topology(build_neck, fusion):
-    neck = build_neck("SA", "SA.FUSION", fusion, "IN_FEATURES", ["res3", "res4", "res5"]).neck.eval()
+def test_topology(build_neck, fusion, assembly):
+    levels = ["res3", "res4", "res5"]
+    neck = build_neck("SA", "SA.FUSION", fusion, "SA.ASSEMBLY", assembly, "IN_FEATURES", levels).neck.eval()
     reached = []
     for target in (3, 4, 5):
         features = {
@@ -28,28 +33,66 @@ def test_topology(build_neck, fusion):
     assert sorted(reached) == sorted(REACHES[fusion])
 
 
-def test_bidirectional_formula(input_shapes):
-    neck = SA(input_shapes, 8, num_bottlenecks=2).eval()
-    features = {name: torch.randn(1, s.channels, 96 // s.stride, 96 // s.stride) for name, s in input_shapes.items()}
-    y3, y4, y5 = (level(x) for level, x in zip(neck.filter, features.values(), strict=True))
+def conv_norm_silu(layer, x, stride=1):
+    return plain.silu(plain.batch_norm(layer.bn, plain.conv(layer.conv, x, stride)))
 
-    def up(x):
-        return x.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2) / 4
 
-    t4 = neck.top_down[1](y4 + up(y5))
-    n3 = neck.top_down[0](y3 + up(t4))
-    n4 = neck.bottom_up[0](t4 + neck.down[0](n3))
-    n5 = neck.bottom_up[1](y5 + neck.down[1](n4))
+def gsconve1(layer, x, stride=1):
+    """Half the channels dense, half from dense and depthwise 3×3 and GELU, interleaved."""
+    primary = conv_norm_silu(layer.primary, x, stride)
+    dense, depthwise, _ = layer.auxiliary
+    auxiliary = plain.conv(depthwise, plain.conv(dense, primary))
+    auxiliary = auxiliary * (1 + torch.erf(auxiliary / 2**0.5)) / 2
+    return torch.stack([primary, auxiliary], dim=2).flatten(1, 2)
+
+
+def c3(block, x):
+    main = conv_norm_silu(block.main, x)
+    for layer in block.bottlenecks:
+        main = conv_norm_silu(layer, main)
+    return conv_norm_silu(block.join, torch.cat([main, conv_norm_silu(block.side, x)], dim=1))
+
+
+def sni(x, size):
+    """Nearest, times the ratio of the areas."""
+    return plain.nearest(x, size) * (x.shape[-2] * x.shape[-1]) / (size[0] * size[1])
+
+
+@pytest.mark.parametrize("sizes", plain.SIZES.values(), ids=plain.SIZES)
+def test_formula(input_shapes, sizes):
+    neck = plain.randomize(SA(input_shapes, 8, num_bottlenecks=2)).eval()
+    features = plain.random_features(input_shapes, sizes)
+    y3, y4, y5 = (c3(level[1], gsconve1(level[0], x)) for level, x in zip(neck.filter, features.values(), strict=True))
+    assert [len(level[1].bottlenecks) for level in neck.filter] == [4, 6, 8]  # 1×1 and 3×3 each
+
+    def merge(module, a, b):
+        return c3(module.block, torch.cat([a, b], dim=1))
+
+    t4 = merge(neck.top_down[1], y4, sni(y5, y4.shape[-2:]))
+    n3 = merge(neck.top_down[0], y3, sni(t4, y3.shape[-2:]))
+    n4 = merge(neck.bottom_up[0], t4, gsconve1(neck.down[0], n3, stride=2))
+    n5 = merge(neck.bottom_up[1], y5, gsconve1(neck.down[1], n4, stride=2))
     for result, expected in zip(neck(features).values(), (n3, n4, n5), strict=True):
-        torch.testing.assert_close(result, expected)
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_bottleneck_is_residual(input_shapes):
-    block = SA(input_shapes, 8).filter[0][1]
-    for parameter in block.filter.parameters():
-        parameter.data.zero_()
-    x = torch.randn(2, 8, 6, 6)
-    torch.testing.assert_close(block.eval()(x), x)
+@pytest.mark.parametrize("sizes", plain.SIZES.values(), ids=plain.SIZES)
+def test_formula_of_our_assembly(input_shapes, sizes):
+    neck = plain.randomize(SA(input_shapes, 8, num_bottlenecks=2, assembly=SUM)).eval()
+    features = plain.random_features(input_shapes, sizes)
+    filtered = []
+    for (first, bottlenecks), x in zip(neck.filter, features.values(), strict=True):
+        y = gsconve1(first, x)
+        for bottleneck in bottlenecks:
+            y = y + gsconve1(bottleneck.filter, conv_norm_silu(bottleneck.reduce, y))
+        filtered.append(y)
+    y3, y4, y5 = filtered
+    t4 = gsconve1(neck.top_down[1].filter, y4 + sni(y5, y4.shape[-2:]))
+    n3 = gsconve1(neck.top_down[0].filter, y3 + sni(t4, y3.shape[-2:]))
+    n4 = gsconve1(neck.bottom_up[0].filter, t4 + gsconve1(neck.down[0], n3, stride=2))
+    n5 = gsconve1(neck.bottom_up[1].filter, y5 + gsconve1(neck.down[1], n4, stride=2))
+    for result, expected in zip(neck(features).values(), (n3, n4, n5), strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name, layer", [("gsconv", GSConv), ("gsconve1", GSConvE1), ("gsconve2", GSConvE2)])
@@ -65,7 +108,10 @@ def test_convolution_by_config(build_neck, name, layer):
 def test_defaults_are_the_published_parts(build_neck):
     neck = build_neck("SA").neck
     assert neck.upsample is soft_nearest
-    assert all(type(down) is ESD1 for down in neck.down) and len(neck.down) == 3
+    assert [type(down) for down in neck.down] == [GSConvE1] * 3
+    assert [down.primary.conv.stride for down in neck.down] == [(2, 2)] * 3
+    assert all(type(level[1]) is C3 for level in neck.filter)
+    assert type(build_neck("SA", "SA.DOWNSAMPLE", "esd1").neck.down[0]) is ESD1
 
 
 def test_independent_hierarchy_has_no_fusion_layers(build_neck):

@@ -66,7 +66,7 @@ def test_layers_above_the_wanted_levels_are_dropped():
     ],
     ids=["detectron2", "half", "imagenet"],
 )
-def test_the_network_sees_its_own_normalisation_whatever_the_detector_uses(given):
+def test_the_network_sees_its_own_normalization_whatever_the_detector_uses(given):
     backbone = TimmBackbone("resnet10t", ["res2"], **given)
     seen = []
     backbone.network.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -85,7 +85,7 @@ def trained(module: nn.Module) -> set[str]:
 
 @register_model
 def tiny_unpublished(pretrained=False, out_indices=(0, 1), strides=(4, 8), **others):
-    """A network of the user's own, of which timm knows no normalisation and no weights."""
+    """A network of the user's own, of which timm knows no normalization and no weights."""
     return Unpublished(out_indices, strides)
 
 
@@ -191,33 +191,51 @@ def test_built_from_a_config_below_a_neck():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"name": "resnet_50"}, "MODEL.TIMM.NAME.*no model 'resnet_50'.*resnet50"),
+        ({"name": "resnet_50"}, "name is 'resnet_50', which timm does not have; .*resnet50"),
         (
             {"name": "maxvit_tiny_tf_224"},
-            "MODEL.TIMM.NAME.*maxvit_tiny_tf_224 gives no feature pyramid for images of any",
+            "name is 'maxvit_tiny_tf_224', which gives no feature pyramid for images of any",
         ),
-        ({"name": "convnext_atto", "out_features": ["res1"]}, "MODEL.TIMM.OUT_FEATURES.*no level res1.*res2, res3"),
-        ({"name": "resnet10t", "norm": "LN"}, "MODEL.TIMM.NORM.*BN, FrozenBN, SyncBN"),
-        ({"name": "resnet10t", "freeze_at": 9}, "MODEL.BACKBONE.FREEZE_AT is 9"),
-        ({"name": "resnet10t", "pixel_mean": [0.0]}, "MODEL.PIXEL_MEAN has 1 channel"),
-        ({"name": "resnet10t", "pixel_std": [1.0] * 4}, "MODEL.PIXEL_STD has 4 channels: .*choose 3"),
-        ({"name": "resnet10t", "input_format": "L"}, "INPUT.FORMAT is 'L': choose one of BGR, RGB"),
-        (
-            {"name": "resnet50.foo"},
-            r"MODEL.TIMM.NAME is 'resnet50.foo': resnet50 has no weights 'foo', .*resnet50\.a1_in1k",
-        ),
-        ({"name": "tiny_unusual"}, "MODEL.TIMM.NAME: tiny_unusual has no level whose stride is a power of two"),
+        ({"name": "convnext_atto", "out_features": ["res1"]}, "out_features has res1; the levels .*res2, res3"),
+        ({"name": "resnet10t", "norm": "LN"}, "norm is 'LN'; it must be one of BN, FrozenBN, SyncBN"),
+        ({"name": "resnet10t", "freeze_at": 9}, "freeze_at is 9"),
+        ({"name": "resnet10t", "pixel_mean": [0.0]}, "pixel_mean has length 1; it must be 3"),
+        ({"name": "resnet10t", "pixel_std": [1.0] * 4}, "pixel_std has length 4; it must be 3"),
+        ({"name": "resnet10t", "input_format": "L"}, "input_format is 'L'; it must be one of BGR, RGB"),
+        ({"name": "resnet50.foo"}, r"name is 'resnet50.foo'; resnet50 has no weights 'foo', .*resnet50\.a1_in1k"),
+        ({"name": "tiny_unusual"}, "name is 'tiny_unusual', a network without levels whose stride is a power of two"),
     ],
 )
 def test_mistakes_are_named(arguments, message):
-    with pytest.raises(NeckConfigError, match=message) as caught:
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
         TimmBackbone(**{"out_features": LEVELS, **arguments})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("MODEL.TIMM.NAME", "resnet_50", "MODEL.TIMM.NAME is 'resnet_50', which timm does not have"),
+        ("MODEL.TIMM.OUT_FEATURES", ["res9"], "MODEL.TIMM.OUT_FEATURES has res9; the levels"),
+        ("MODEL.BACKBONE.FREEZE_AT", 9, "MODEL.BACKBONE.FREEZE_AT is 9"),
+        ("MODEL.PIXEL_MEAN", [0.0], "MODEL.PIXEL_MEAN has length 1"),
+        ("INPUT.FORMAT", "L", "INPUT.FORMAT is 'L'; it must be one of BGR, RGB"),
+    ],
+)
+def test_mistakes_in_a_config_name_the_key(key, value, message):
+    cfg = get_cfg()
+    add_neck_config(cfg)
+    cfg.merge_from_list(["MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", "resnet10t"])
+    cfg.merge_from_list(["MODEL.TIMM.PRETRAINED", False, key, value])
+    with pytest.raises(NeckConfigError, match=f"^{message}"):
+        build_backbone(cfg)
 
 
 def test_missing_pretrained_weights_name_the_model_and_the_way_out(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(NeckConfigError, match="resnet10t could not be loaded.*MODEL.TIMM.PRETRAINED False") as caught:
+    with pytest.raises(
+        ValueError, match="^pretrained is True, but .* resnet10t could not be loaded.*start without"
+    ) as caught:
         TimmBackbone("resnet10t", LEVELS, pretrained=True)
     assert "\n" not in str(caught.value)

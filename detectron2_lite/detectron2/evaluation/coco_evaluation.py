@@ -74,7 +74,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._max_dets_per_image = [1, 10, 100 if max_dets_per_image is None else max_dets_per_image]
         self._cpu_device = torch.device("cpu")
-        self._predictions: list[dict] = []
+        self._predictions: list = []
         self._results: dict[str, Any] = OrderedDict()
 
         self._metadata = MetadataCatalog.get(dataset_name)

@@ -27,8 +27,8 @@ class Matcher:
         assert thresholds[0] > 0
         thresholds.insert(0, -float("inf"))
         thresholds.append(float("inf"))
-        assert all([low <= high for (low, high) in zip(thresholds[:-1], thresholds[1:])])  # noqa: B905
-        assert all([label in [-1, 0, 1] for label in labels])
+        assert all(low <= high for low, high in zip(thresholds[:-1], thresholds[1:], strict=True))
+        assert all(label in (-1, 0, 1) for label in labels)
         assert len(labels) == len(thresholds) - 1
         self.thresholds = thresholds
         self.labels = labels

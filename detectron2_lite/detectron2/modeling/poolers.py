@@ -16,7 +16,7 @@ __all__ = ["ROIPooler"]
 
 
 def assign_boxes_to_levels(
-    box_lists: list[Boxes], min_level: int, max_level: int, canonical_box_size: int, canonical_level: int
+    box_lists: list[Boxes], min_level: int, max_level: int, canonical_box_size: float, canonical_level: int
 ) -> Tensor:
     """Level that each box reads: floor(canonical_level + log2(sqrt(area) / canonical_box_size)), clamped.
 
@@ -72,7 +72,7 @@ class ROIPooler(nn.Module):
         scales: list[float] | tuple[float, ...],
         sampling_ratio: int,
         pooler_type: str,
-        canonical_box_size: int = 224,
+        canonical_box_size: float = 224,
         canonical_level: int = 4,
     ) -> None:
         super().__init__()

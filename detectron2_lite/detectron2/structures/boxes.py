@@ -2,12 +2,13 @@
 
 import math
 from enum import IntEnum, unique
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import device
 
-_RawBox = list[float] | tuple[float, ...] | torch.Tensor | np.ndarray
+_RawBox = TypeVar("_RawBox", list[float], tuple[float, ...], torch.Tensor, np.ndarray)
 
 
 @unique
