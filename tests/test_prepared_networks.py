@@ -96,17 +96,21 @@ def test_whatever_can_be_converted_is(name):
     assert not missed(prepared.backbone)
 
 
-# In configs/necks on a ResNet-18 with 8 residual blocks, of which each is two convolutions with a ReLU, the second with
-# an addition, and the stem with a ReLU; recursive FPN runs all but the stem twice.
+# A ResNet-18 has a stem with a ReLU, and 8 residual blocks of two convolutions, each with a ReLU, the second with an
+# addition. Recursive FPN runs it twice; the second time three of the blocks have one term more before the ReLU.
 RESNET = {("relu", False): 9, ("relu", True): 8}
 NECK_CALLS = {
     "fpn": {(None, True): 3},
-    "panet": {(None, True): 3},
+    "panet": {("relu", False): 6, (None, True): 6},
+    "augfpn": {("relu", False): 1, ("sigmoid", False): 1, (None, True): 4},
     "ssd": {},
-    "sa": {("gelu", False): 14},
-    "ihp": {("gelu", False): 8},
+    "sa": {("gelu", False): 7},
+    "sa_sum": {("gelu", False): 14},
+    "sa_rcnn": {(None, True): 3},
+    "ihp": {("gelu", False): 4},
+    "bifpn": {},
     "nasfpn": {},
-    "rfp": {("relu", False): 8, ("relu", True): 8, (None, True): 6, ("sigmoid", False): 4},
+    "rfp": {("relu", False): 9, ("relu", True): 5, (None, True): 9, ("sigmoid", False): 4},
 }
 
 

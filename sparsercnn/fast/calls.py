@@ -1,7 +1,7 @@
 """What the calls in a `torch.fx` graph do: which function, with which memory."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, fx, nn
@@ -65,6 +65,16 @@ def is_addition(node: fx.Node) -> bool:
     """Whether a call adds two tensors of the graph."""
     is_sum = node.op in ("call_function", "call_method") and node.target in ADDITIONS and not node.kwargs
     return is_sum and len(set(node.args)) == 2 and all(isinstance(arg, fx.Node) for arg in node.args)
+
+
+def is_shape(node: fx.Node) -> bool:
+    """Whether a call reads the shape of a tensor."""
+    return node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
+
+
+def is_item(node: fx.Node, indices: Collection) -> bool:
+    """Whether a call takes one of these indices of a sequence."""
+    return node.op == "call_function" and node.target is operator.getitem and node.args[1] in indices
 
 
 def constant_operand(node: fx.Node) -> tuple[fx.Node, Tensor] | None:

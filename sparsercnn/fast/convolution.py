@@ -67,6 +67,12 @@ class FastConv2d(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
         self._pack()
 
+    @property
+    def keeps_size(self) -> bool:
+        """Whether the result is as high and wide as the input, whatever that is."""
+        axes = zip(self.kernel_size, *self.geometry[:-1], strict=True)
+        return all(stride == 1 and 2 * padding == dilation * (k - 1) for k, padding, stride, dilation in axes)
+
     def _pack(self) -> None:
         if not self.is_winograd:
             weight = self.weight.contiguous(memory_format=torch.channels_last)

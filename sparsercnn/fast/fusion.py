@@ -20,12 +20,17 @@ from .calls import (
     constant_operand,
     is_addition,
     is_call_of,
+    is_item,
+    is_shape,
     overwritten,
     owns_memory,
     readers,
     reads_values,
 )
 from .convolution import FastConv2d
+
+SPATIAL = (-2, -1, 2, 3, slice(-2, None), slice(2, None))
+"""Indices of height and width, or of one of them, in the shape (B, C, H, W) of a map."""
 
 
 class Affine(NamedTuple):
@@ -129,6 +134,8 @@ def fuse_convolutions(traced: fx.GraphModule, winograd: bool, output_dtype: torc
         if type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
             owner, _, last = name.rpartition(".")
             setattr(traced.get_submodule(owner), last, FastConv2d(conv, winograd, output_dtype))
+    for node in traced.graph.nodes:
+        _read_size_earlier(node)
     for node in list(traced.graph.nodes):
         if is_addition(node):
             _take_over_addition(node)
@@ -136,6 +143,19 @@ def fuse_convolutions(traced: fx.GraphModule, winograd: bool, output_dtype: torc
             _take_over_activation(node)
     traced.graph.lint()
     traced.recompile()
+
+
+def _read_size_earlier(node: fx.Node) -> None:
+    """Let what reads height or width of a convolution's result read them of its input, if the convolution keeps them.
+
+    The convolution may then wait for an addend whose size depends on them.
+    """
+    if not is_shape(node) or not all(is_item(user, SPATIAL) for user in node.users):
+        return
+    while (
+        is_call_of(call := node.args[0], FastConv2d) and node.graph.owning_module.get_submodule(call.target).keeps_size
+    ):
+        node.args = (call.args[0], *node.args[1:])
 
 
 def _take_over_activation(node: fx.Node) -> None:
