@@ -13,9 +13,10 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import detectron2
 import torch
@@ -25,6 +26,7 @@ from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
 Function = Callable[[], object]
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass
@@ -60,9 +62,9 @@ def quartiles(values: list[float]) -> tuple[float, float]:
     return low, high
 
 
-def measure(functions: dict[str, Function], repeats: int, device: str, warmup: int = 1) -> dict[str, list[float]]:
+def measure(functions: dict[Name, Function], repeats: int, device: str, warmup: int = 1) -> dict[Name, list[float]]:
     """Milliseconds that the second of two calls took in each of `repeats` rounds, after `warmup` further rounds."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[Name, list[float]] = {name: [] for name in functions}
     for i in range(-warmup, repeats):
         for name in list(functions)[:: -1 if i % 2 else 1]:
             elapsed = _milliseconds(functions[name], device)

@@ -31,8 +31,9 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for
     # rounding.
     cfg.TEST.PREPARE = True
-    # Evaluate and draw in "float32", "bfloat16" or "float16", and through torch.compile (takes minutes to start).
+    # Evaluate and draw in "float32", "bfloat16" or "float16".
     cfg.TEST.PRECISION = "float32"
+    # On GPUs, run the prepared copy through torch.compile (takes minutes to start).
     cfg.TEST.COMPILE = False
 
     # Train with the speed-ups of `sparsercnn.fast`: the same results, but for rounding.

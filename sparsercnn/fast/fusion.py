@@ -1,223 +1,194 @@
-"""Convolutions that take over what follows them: batch norms, and on CPUs activations and residual additions."""
+"""Convolutions that take over what follows them: batch norms, and on CPUs additions and activations.
 
-import copy
-from collections import Counter
+Each pass changes a graph from `tracing.trace` in place. It recognizes structure alone: calls of a plain convolution,
+and that nothing reads what they give but the call that is taken over.
+"""
+
+import inspect
+from collections import defaultdict
+from typing import NamedTuple
 
 import torch
-from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm, ShapeSpec
-from detectron2.modeling import FPN, Backbone
-from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from .calls import (
+    ADDITIONS,
+    MULTIPLICATIONS,
+    activation_of,
+    attribute,
+    constant_operand,
+    is_addition,
+    is_call_of,
+    is_item,
+    is_shape,
+    overwritten,
+    owns_memory,
+    readers,
+    reads_values,
+)
 from .convolution import FastConv2d
-from .training_convolution import WinogradConv2d
 
-ROWS_AT_ONCE = 64
-"""Of the stem's convolution; even."""
+SPATIAL = (-2, -1, 2, 3, slice(-2, None), slice(2, None))
+"""Indices of height and width, or of one of them, in the shape (B, C, H, W) of a map."""
 
 
-def fold_batch_norms(model: nn.Module) -> None:
-    """Fold batch norms that follow a convolution into its weights, in place.
+class Affine(NamedTuple):
+    """x · scale + shift, each of one number, or of one for each channel."""
 
-    Known layouts: detectron2's `Conv2d` with a `norm`; the attributes `conv` and `bn` of one module, in that order; and
-    a convolution followed by a batch norm in an `nn.Sequential`. Kinds of convolutions or norms that may do more, and
-    those that several modules share, stay as they are.
+    scale: Tensor
+    shift: Tensor
+
+
+def fold_norms(traced: fx.GraphModule) -> None:
+    """Fold what scales and shifts channels behind a convolution into its weights, such as a batch norm.
+
+    A convolution that is called more than once must be followed by the same numbers each time.
     """
-    uses = Counter(id(module) for name, module in model.named_modules(remove_duplicate=False) if name)
-
-    def fits(conv: nn.Module | None, norm: nn.Module | None) -> bool:
-        return _is_convolution(conv) and _is_batch_norm(norm) and uses[id(conv)] == uses[id(norm)] == 1
-
-    for module in list(model.modules()):
-        if _is_convolution(module) and fits(module, getattr(module, "norm", None)):
-            _fold(module, module.norm)
-            module.norm = None
-        elif isinstance(module, nn.Sequential):
-            for i in range(len(module) - 1):
-                if fits(module[i], module[i + 1]) and getattr(module[i], "activation", None) is None:
-                    _fold(module[i], module[i + 1])
-                    module[i + 1] = nn.Identity()
-        elif [name for name, _ in module.named_children() if name in ("conv", "bn")] == ["conv", "bn"]:
-            if fits(module.conv, module.bn):
-                _fold(module.conv, module.bn)
-                module.bn = nn.Identity()
+    calls = defaultdict(list)
+    for node in traced.graph.nodes:
+        if is_call_of(node, nn.Conv2d):
+            calls[node.target].append(node)
+    for name, nodes in calls.items():
+        while _fold_next(traced.get_submodule(name), nodes):
+            pass
+    for node in reversed(list(traced.graph.nodes)):
+        if node.op == "get_attr" and not node.users:
+            traced.graph.erase_node(node)
+    traced.recompile()
 
 
-def _is_convolution(module: nn.Module | None) -> bool:
-    return type(module) in (nn.Conv2d, Conv2d, WinogradConv2d)
-
-
-def _is_batch_norm(module: nn.Module | None) -> bool:
-    # Subclasses do more: those of timm apply an activation too.
-    if type(module) not in (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm):
+def _fold_next(conv: nn.Conv2d, calls: list[fx.Node]) -> bool:
+    """Fold the next calls after those of `conv`; False if they cannot be."""
+    following = [readers(call) for call in calls]
+    if any(len(nodes) != 1 for nodes in following):
         return False
-    return module.weight is not None and module.running_var is not None
-
-
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    bias = 0 if conv.bias is None else conv.bias
-    conv.weight = nn.Parameter(conv.weight * scale.view(-1, 1, 1, 1), requires_grad=False)
-    conv.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias, requires_grad=False)
-
-
-def fuse_convolutions(model: nn.Module, winograd: bool = True) -> None:
-    """Replace convolutions by `FastConv2d`, which in ResNets and FPN take over ReLU and additions too.
-
-    In place, for a CPU that `has_onednn`. Batch norms must be folded before.
-    """
-    children = list(model.named_children())
-    for i, (name, child) in enumerate(children):
-        # In a sequence the output of the block before is nobody else's.
-        owns_input = type(model) is nn.Sequential and i > 0 and _is_residual(children[i - 1][1])
-        fused = _fuse(child, owns_input, winograd)
-        setattr(model, name, fused)
-        fuse_convolutions(fused, winograd)
-
-
-def _fuse(module: nn.Module, owns_input: bool, winograd: bool) -> nn.Module:
-    if _is_residual(module):
-        return FusedBlock(module, owns_input, winograd)
-    if type(module) is BasicStem and _is_plain(module) and FusedStem.fits(module.conv1):
-        return FusedStem(module)
-    if type(module) is FPN and all(map(_is_plain, module.lateral_convs + module.output_convs)):
-        return FusedFPN(module, winograd)
-    if type(module) in (Conv2d, WinogradConv2d) and _is_plain(module):
-        return FastConv2d(module, winograd=winograd)
-    return module
-
-
-def _is_residual(module: nn.Module) -> bool:
-    return type(module) in (BasicBlock, BottleneckBlock) and _is_plain(module)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether its convolutions are nothing but convolutions."""
-    return all(
-        _is_convolution(m)
-        and getattr(m, "norm", None) is None
-        and getattr(m, "activation", None) is None
-        and not isinstance(m.padding, str)
-        for m in module.modules()
-        if isinstance(m, nn.Conv2d)
-    )
-
-
-def is_fused(backbone: nn.Module) -> bool:
-    """Whether it is an FPN on a ResNet with nothing left between the convolutions that could be fused with them."""
-    if not isinstance(backbone, FusedFPN) or type(backbone.bottom_up) is not ResNet:
+    affines = [_affine(node, conv.out_channels) for (node,) in following]
+    first, *others = affines
+    if None in affines or not all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True)):
         return False
-    blocks = (block for stage in backbone.bottom_up.stages for block in stage)
-    return isinstance(backbone.bottom_up.stem, FusedStem) and all(isinstance(block, FusedBlock) for block in blocks)
+    conv.weight = nn.Parameter(conv.weight * first.scale.view(-1, 1, 1, 1), requires_grad=False)
+    bias = first.shift if conv.bias is None else conv.bias * first.scale + first.shift
+    conv.bias = nn.Parameter(bias.expand(conv.out_channels).clone(), requires_grad=False)
+    for call, (node,) in zip(calls, following, strict=True):
+        _replace(node, call)
+    return True
 
 
-class FusedBlock(nn.Module):
-    """A residual block whose convolutions include ReLU and addition.
+def _affine(node: fx.Node, channels: int) -> Affine | None:
+    """What a call does to its first argument, where that is a scale and a shift of channels by constants."""
+    if node.target is F.batch_norm:
+        return _affine_of_batch_norm(node)
+    found = constant_operand(node) if node.target in ADDITIONS | MULTIPLICATIONS and not node.kwargs else None
+    if found is None:
+        return None
+    constant = found[1]
+    is_per_channel = constant.dim() in (3, 4) and constant.shape[-3] == constant.numel() == channels
+    if not is_per_channel and constant.shape != ():
+        return None
+    constant = constant.detach().flatten()
+    is_sum = node.target in ADDITIONS
+    return Affine(torch.ones_like(constant), constant) if is_sum else Affine(constant, torch.zeros_like(constant))
+
+
+def _affine_of_batch_norm(node: fx.Node) -> Affine | None:
+    call = inspect.signature(F.batch_norm).bind(*node.args, **node.kwargs)
+    call.apply_defaults()
+    names = ("running_mean", "running_var", "weight", "bias")
+    mean, variance, weight, bias = (call.arguments[name] for name in names)
+    given = [arg for arg in (mean, variance, weight, bias) if arg is not None]
+    if call.arguments["training"] or mean is None or any(arg.op != "get_attr" for arg in given):
+        return None
+    module = node.graph.owning_module
+    mean, variance = attribute(module, mean.target).detach(), attribute(module, variance.target).detach()
+    scale = (variance + call.arguments["eps"]).rsqrt()
+    if weight is not None:
+        scale = scale * attribute(module, weight.target).detach()
+    shift = -mean * scale
+    return Affine(scale, shift if bias is None else shift + attribute(module, bias.target).detach())
+
+
+def image_convolutions(traced: fx.GraphModule) -> list[nn.Conv2d]:
+    """The convolutions that read the input of a network, as it is or after other arithmetic."""
+    found, reached = [], [node for node in traced.graph.nodes if node.op == "placeholder"]
+    seen = set()
+    while reached:
+        for node in readers(reached.pop()):
+            if is_call_of(node, nn.Conv2d):
+                found.append(traced.get_submodule(node.target))
+            elif node not in seen:
+                seen.add(node)
+                reached.append(node)
+    return found
+
+
+def fuse_convolutions(traced: fx.GraphModule, winograd: bool, output_dtype: torch.dtype) -> None:
+    """Replace plain convolutions by `FastConv2d`, which take over additions and activations; for CPUs with oneDNN.
 
     Args:
-        owns_input: nobody else reads the input, so that a block without shortcut convolution may overwrite it.
+        traced: norms are folded, and the weights of each convolution have the type in which it is to run.
+        winograd: wide 3×3 convolutions may go through `winograd_conv2d`.
+        output_dtype: type of the results of all convolutions.
     """
-
-    def __init__(self, block: BasicBlock | BottleneckBlock, owns_input: bool, winograd: bool):
-        super().__init__()
-        self.shortcut = None if block.shortcut is None else FastConv2d(block.shortcut)
-        self.owns_input = owns_input
-        names = ("conv1", "conv2", "conv3") if isinstance(block, BottleneckBlock) else ("conv1", "conv2")
-        *inner, last = (getattr(block, name) for name in names)
-        self.inner = nn.Sequential(*(FastConv2d(conv, relu=True, winograd=winograd) for conv in inner))
-        self.last = FastConv2d(last, relu=True, winograd=winograd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.shortcut is not None:
-            residual = self.shortcut(x)
-        else:
-            residual = x if self.owns_input else x.clone()
-        return self.last(self.inner(x), residual)
+    for name, conv in list(traced.named_modules()):
+        if type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
+            owner, _, last = name.rpartition(".")
+            setattr(traced.get_submodule(owner), last, FastConv2d(conv, winograd, output_dtype))
+    for node in traced.graph.nodes:
+        _read_size_earlier(node)
+    for node in list(traced.graph.nodes):
+        if is_addition(node):
+            _take_over_addition(node)
+        elif activation_of(node):
+            _take_over_activation(node)
+    traced.graph.lint()
+    traced.recompile()
 
 
-class FusedStem(nn.Module):
-    """The stem of a ResNet, convolution with ReLU and max pooling, some rows at a time.
+def _read_size_earlier(node: fx.Node) -> None:
+    """Let what reads height or width of a convolution's result read them of its input, if the convolution keeps them.
 
-    The map between the two is the largest of the network. In pieces it stays in the processor's cache. The precision is
-    that of the weights, also under autocast; the result has autocast's type.
+    The convolution may then wait for an addend whose size depends on them.
     """
-
-    @staticmethod
-    def fits(conv: nn.Conv2d) -> bool:
-        """Whether rows and columns are treated alike, and each window reads consecutive rows."""
-        return conv.dilation == (1, 1) and len(set(conv.padding)) == len(set(conv.stride)) == 1
-
-    def __init__(self, stem: BasicStem):
-        super().__init__()
-        self.padding = stem.conv1.padding[0]
-        conv = copy.copy(stem.conv1)
-        conv.padding = (0, 0)
-        self.conv = FastConv2d(conv, relu=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x.to(self.conv.weight.dtype), [self.padding] * 4)
-        kernel, stride = self.conv.weight.shape[2], self.conv.geometry[1][0]
-        height = (x.shape[2] - kernel) // stride + 1
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        pieces = []
-        for start in range(0, height, ROWS_AT_ONCE):
-            # Two rows more, for the window that they begin; the one before it is complete only at the image's border.
-            first, end = max(start - 2, 0), min(start + ROWS_AT_ONCE, height)
-            rows = self.conv(x[:, :, stride * first : stride * (end - 1) + kernel])
-            pooled = F.max_pool2d(rows, kernel_size=3, stride=2, padding=1)
-            pieces.append(pooled[:, :, (start - first) // 2 :].to(dtype))
-        return torch.cat(pieces, dim=2)
+    if not is_shape(node) or not all(is_item(user, SPATIAL) for user in node.users):
+        return
+    while (
+        is_call_of(call := node.args[0], FastConv2d) and node.graph.owning_module.get_submodule(call.target).keeps_size
+    ):
+        node.args = (call.args[0], *node.args[1:])
 
 
-class FusedFPN(Backbone):
-    """detectron2's FPN, whose lateral convolutions include the addition of the level above."""
+def _take_over_activation(node: fx.Node) -> None:
+    call, name = node.args[0], activation_of(node)
+    is_free = is_call_of(call, FastConv2d) and readers(call) == [node] and "activation" not in call.kwargs
+    # Behind an addition oneDNN knows no other.
+    if is_free and (len(call.args) == 1 or name == "relu"):
+        call.kwargs = call.kwargs | {"activation": name}
+        _replace(node, call)
 
-    def __init__(self, fpn: FPN, winograd: bool):
-        super().__init__()
-        self.bottom_up = fpn.bottom_up
-        self.in_features = fpn.in_features
-        self.lateral = nn.ModuleList(FastConv2d(conv) for conv in fpn.lateral_convs)
-        self.output = nn.ModuleList(FastConv2d(conv, winograd=winograd) for conv in fpn.output_convs)
-        self.top_block = fpn.top_block
-        self.is_average = fpn._fuse_type == "avg"
-        self._size_divisibility = fpn.size_divisibility
-        self._padding_constraints = fpn.padding_constraints
-        self._output_shape = fpn.output_shape()
 
-    @property
-    def size_divisibility(self) -> int:
-        return self._size_divisibility
+def _take_over_addition(node: fx.Node) -> None:
+    order = {other: i for i, other in enumerate(node.graph.nodes)}
+    call, addend = sorted(node.args, key=order.get, reverse=True)
+    if not _can_add(call, node):
+        call, addend = addend, call
+        # It has to wait for the addend. What it reads must not be overwritten meanwhile.
+        if not _can_add(call, node) or any(overwritten(user) is call.args[0] for user in call.args[0].users):
+            return
+        node.prepend(call)
+        order[call] = order[node]
+    others = [user for user in addend.users if user is not node]
+    is_last = all(order[user] < order[call] and (owns_memory(user) or not reads_values(user)) for user in others)
+    overwrite = owns_memory(addend) and is_last and call.args[0] is not addend
+    call.args = (*call.args, addend)
+    call.kwargs = {"overwrite": overwrite}
+    _replace(node, call)
 
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        return self._padding_constraints
 
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return self._output_shape
+def _can_add(call: fx.Node, node: fx.Node) -> bool:
+    return is_call_of(call, FastConv2d) and list(call.users) == [node] and len(call.args) == 1 and not call.kwargs
 
-    @property
-    def finest(self) -> str:
-        """Name of the level with the most pixels."""
-        return next(iter(self._output_shape))
 
-    def take_finest_output(self) -> FastConv2d:
-        """The last convolution of the finest level, which from now on is returned as it is before."""
-        conv, self.output[-1] = self.output[-1], nn.Identity()
-        return conv
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        features = self.bottom_up(x)
-        merged, outputs = None, []
-        for name, lateral, output in zip(self.in_features[::-1], self.lateral, self.output, strict=True):
-            above = None if merged is None else F.interpolate(merged, scale_factor=2.0, mode="nearest")
-            merged = lateral(features[name], above)
-            if self.is_average and above is not None:
-                merged = merged / 2
-            outputs.append(output(merged))
-        pyramid = dict(zip(self._output_shape, outputs[::-1], strict=False))
-        if self.top_block is not None:
-            source = self.top_block.in_feature
-            extra = self.top_block((features if source in features else pyramid)[source])
-            pyramid |= zip(list(self._output_shape)[len(outputs) :], extra, strict=True)
-        return pyramid
+def _replace(node: fx.Node, by: fx.Node) -> None:
+    node.replace_all_uses_with(by)
+    node.graph.erase_node(node)

@@ -1,71 +1,116 @@
 """A trained model made fast for inference, with the same results."""
 
-import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from detectron2.config import CfgNode
-from torch import nn
+from torch import fx, nn
 
 from ..config import PRECISIONS
 from ..errors import check_choice
 from ..modeling.detector import SparseRCNN
+from ..modeling.head import RefinementStage
 from ..modeling.pooler import FusedPooler
-from .convolution import has_onednn
-from .fusion import fold_batch_norms, fuse_convolutions, is_fused
+from .convolution import FastConv2d
+from .first_stage import remember_first_stage
+from .fusion import fold_norms, fuse_convolutions, image_convolutions
+from .on_demand import convolve_on_demand
+from .packed_linear import pack_linear_layers
+from .processor import has_onednn, winograd_pays
+from .tracing import TracedBackbone, trace_networks
 
+T = TypeVar("T")
 MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
-STAYS_FLOAT32 = {"stem", "linear1", "linear2", "cls_module", "reg_module", "class_logits", "bboxes_delta"}
-"""Weights of a ResNet, where rounding the image costs most precision, and of a `RefinementStage`."""
 
 
-@torch.inference_mode(False)  # the copy's weights must count their changes, see `CachedFirstStage`
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What `prepare_for_inference` does on CPUs, part by part, so that a benchmark can leave one out.
+
+    Attributes:
+        winograd: convolve wide layers with fewer multiplications, see `winograd`.
+        on_demand: convolve the finest level where boxes read it only, see `on_demand`.
+        packed_linear: rearrange the weights of large linear layers once, see `packed_linear`.
+        first_stage: compute once what the first refinement stage computes without looking at the image.
+    """
+
+    winograd: bool = True
+    on_demand: bool = True
+    packed_linear: bool = True
+    first_stage: bool = True
+
+
 def prepare_for_inference(
-    model: nn.Module,
-    dtype: torch.dtype = torch.float32,
-    compile: bool = False,
-    winograd: bool = True,
-    on_demand: bool = True,
-) -> nn.Module:
+    model: nn.Module, dtype: torch.dtype = torch.float32, compile: bool = False
+) -> "InferenceModel":
     """A copy of a detector for inference only; it takes and returns what the detector does in eval mode.
 
-    Batch norms are folded into convolutions, convolutions use the channels-last layout and take over the activations
-    and additions that follow them, and what the first refinement stage computes without looking at the image is
-    computed once. The model itself stays as it is. Train, change and save the model, and not the copy: on CPUs most of
-    the copy's weights are rearranged, and its FPN leaves the finest level to the head, see `on_demand`.
+    Batch norms are folded into convolutions, convolutions use the channels-last layout and on CPUs take over the
+    activations and additions that follow them, and what the first refinement stage computes without looking at the
+    image is computed once. The model itself stays as it is. Train, change and save the model, and not the copy: most of
+    the copy's weights are rearranged, its backbone is a graph of calls, and on CPUs the finest level may be left to the
+    head, see `on_demand`.
 
     Args:
-        model: a `SparseRCNN`, or any detectron2 model, on the device where it is to run.
+        model: a `SparseRCNN`, any detectron2 model, or a backbone, on the device where it is to run.
         dtype: torch.bfloat16 or torch.float16 run convolutions and matrix products in that precision (autocast). Boxes
-            and scores of Sparse R-CNN stay float32, as do its feed-forward layers and on CPUs the stem of a ResNet.
-        compile: compile with `torch.compile`, once for each padded image size that comes. Weights become constants.
-            Backbones whose operations are all fused already stay as they are, see `is_fused`.
-        winograd: compute wide 3×3 convolutions on CPUs with fewer multiplications, see `winograd`: in float32 those of
-            at least 128 channels, in bfloat16 of 256.
-        on_demand: where the last convolution of the finest level of an FPN is one of these, compute it only where boxes
-            read it, see `on_demand`.
+            and scores of Sparse R-CNN stay float32, as do its feed-forward layers and on CPUs the convolutions that
+            read the image.
+        compile: compile with `torch.compile`, once for each padded image size that comes. For GPUs: on CPUs it would
+            gain nothing and is not done.
 
     Raises:
         ValueError: the model is such a copy itself.
     """
-    if any(isinstance(module, InferenceModel) for module in model.modules()):
+    return prepare_parts(model, dtype, compile, Parts())
+
+
+@torch.inference_mode(False)  # the copy's weights must count their changes, see `remember_first_stage`
+def prepare_parts(model: nn.Module, dtype: torch.dtype, compile: bool, parts: Parts) -> "InferenceModel":
+    """`prepare_for_inference` with some of its parts."""
+    if any(isinstance(module, InferenceModel | TracedBackbone | FastConv2d) for module in model.modules()):
         raise ValueError("the model is prepared for inference already; prepare the one that it was made from")
-    model = _copy_for_inference(model).requires_grad_(False)
     device_type = next(model.parameters()).device.type
-    fold_batch_norms(model)
-    # Once, instead of a cast of every weight in every forward pass under autocast; but for what stays float32.
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and not STAYS_FLOAT32.intersection(name.split(".")):
-            module.to(dtype)
-    model = model.to(memory_format=torch.channels_last)
     is_fast = device_type == "cpu" and has_onednn(dtype)
+    compile = compile and device_type != "cpu"
+    model = trace_networks(copy.deepcopy(model).eval().requires_grad_(False))
+    graphs = [module for module in model.modules() if isinstance(module, fx.GraphModule)]
+    for graph in graphs:
+        fold_norms(graph)
+    full_precision = set(_full_precision_layers(model, is_fast))
+    # Once, instead of a cast of every weight in every forward pass under autocast.
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in full_precision:
+            module.to(dtype)
+    model.to(memory_format=torch.channels_last)
     if is_fast:
-        fuse_convolutions(model, winograd)
+        for graph in graphs:
+            fuse_convolutions(graph, parts.winograd and winograd_pays(dtype), dtype)
+    if isinstance(model, SparseRCNN):
+        if parts.first_stage and not compile:
+            remember_first_stage(model.head)
+        if is_fast and parts.packed_linear:
+            pack_linear_layers(model.head, rows=model.num_proposals)
+        if is_fast and parts.on_demand:
+            convolve_on_demand(model)
     if compile:
         _compile(model)
-    return InferenceModel(model, device_type, dtype, freeze=compile)
+    return InferenceModel(model, device_type, dtype)
+
+
+def _full_precision_layers(model: nn.Module, is_fast: bool) -> Iterator[nn.Module]:
+    """Layers that keep float32 weights, whatever the precision of the others."""
+    for module in model.modules():
+        if isinstance(module, RefinementStage):
+            for layer in module.full_precision_layers():
+                yield from layer.modules()
+        # Rounding the image costs most precision. Fast convolutions keep theirs also under autocast.
+        if isinstance(module, TracedBackbone) and is_fast:
+            yield from image_convolutions(module.traced)
 
 
 def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
@@ -78,55 +123,38 @@ def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     dtype = PRECISIONS[cfg.TEST.PRECISION]
     if cfg.TEST.PREPARE:
         return prepare_for_inference(model, dtype, cfg.TEST.COMPILE)
-    return InferenceModel(_copy_for_inference(model), next(model.parameters()).device.type, dtype)
-
-
-def _copy_for_inference(model: nn.Module) -> nn.Module:
-    """As it would be had it never been prepared for training: `TEST` decides which kernels it uses."""
-    return copy.deepcopy(model).eval()
+    return InferenceModel(copy.deepcopy(model), next(model.parameters()).device.type, dtype)
 
 
 class InferenceModel(nn.Module):
-    """Runs a prepared model in inference mode, under autocast if `dtype` is not float32.
+    """Runs a model in evaluation mode and in inference mode, under autocast if `dtype` is not float32."""
 
-    Args:
-        freeze: let `torch.compile` take weights for constants, which it packs for the CPU's kernels and folds.
-    """
-
-    def __init__(self, model: nn.Module, device_type: str, dtype: torch.dtype, freeze: bool = False):
+    def __init__(self, model: nn.Module, device_type: str, dtype: torch.dtype):
         super().__init__()
         self.model = model
         self.device_type = device_type
         self.dtype = dtype
-        self.freeze = freeze
         self.eval()
 
     def train(self, mode: bool = True) -> "InferenceModel":
         """Changes nothing: it always is in evaluation mode."""
         return super().train(False)
 
-    def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        return self.run(_call, batched_inputs)
+    def forward(self, inputs: object) -> object:
+        """What the model returns for `inputs`: a list of dicts for a detector, images for a backbone."""
+        return self.run(nn.Module.__call__, inputs)
 
-    def run(self, function: Callable, batched_inputs: list[dict]):
-        """`function(model, batched_inputs)`, the model being the prepared one, in inference mode and its precision."""
+    def run(self, function: Callable[[nn.Module, object], T], inputs: object) -> T:
+        """`function(model, inputs)`, the model being the prepared one, in inference mode and its precision."""
         autocast = torch.autocast(self.device_type, self.dtype, enabled=self.dtype != torch.float32)
-        # Whoever traces the model asks this setting; as an option of `torch.compile` it would come too late.
-        freezing = torch._inductor.config.patch(freezing=True) if self.freeze else contextlib.nullcontext()
-        with torch.inference_mode(), autocast, freezing:
-            return function(self.model, batched_inputs)
-
-
-def _call(model: nn.Module, batched_inputs: list[dict]) -> list[dict]:
-    return model(batched_inputs)
+        with torch.inference_mode(), autocast:
+            return function(self.model, inputs)
 
 
 def _compile(model: nn.Module) -> None:
-    """Compile the backbone where that gains, the refinement stages and the arithmetic of pooling, all in place."""
+    """Compile the backbone, the refinement stages and the arithmetic of pooling, all in place."""
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MAX_COMPILED_SIZES)
-    backbone = getattr(model, "backbone", model)
-    if not is_fused(backbone):
-        backbone.compile(dynamic=False)
+    getattr(model, "backbone", model).compile(dynamic=False)
     if not isinstance(model, SparseRCNN):
         return
     for stage in model.head.head_series:

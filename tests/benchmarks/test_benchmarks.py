@@ -9,6 +9,7 @@ import torch
 from benchmarks import baselines, harness, limits, report
 from benchmarks.models import random_boxes, random_targets
 from sparsercnn import HungarianMatcher, SetCriterion
+from sparsercnn.fast.inference import Parts
 from sparsercnn.modeling.roi_routing import FusedPooler
 
 FIELDS = {"case", "baseline", "baseline_ms", "ours_ms", "ratio", "spread"}
@@ -24,8 +25,7 @@ RUNS = {
     "train_step": f"--size 64 96 --objects 3 --no-memory --profile {SMALL_MODEL}",
     "dataloader": "--jpeg-size 96 128 --images 8 --batches 1 --profile INPUT.MIN_SIZE_TRAIN (64,)",
     "evaluation": "--images 10 --detections 8 --objects 4 --classes 3 --profile",
-    "necks": "--size 64 64 MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 MODEL.NECK.OUT_CHANNELS 32 "
-    "MODEL.NECK.NORM BN",
+    "necks": f"--necks fpn panet --size 64 64 {SMALL_MODEL} MODEL.NECK.OUT_CHANNELS 16",
 }
 
 
@@ -52,6 +52,14 @@ def test_runs_and_writes_rows(name, tmp_path, capsys):
     assert torch.__version__ in printed
     section = report.report([path])
     assert f"## {name}" in section and harness.table(rows) in section
+
+
+def test_ablation_has_a_row_for_each_part(tmp_path):
+    path = tmp_path / "ablation.json"
+    options = f"--ablate --size 64 96 --precision fp32 --repeats 1 --json {path} {SMALL_MODEL}"
+    importlib.import_module("benchmarks.inference").main(options.split())
+    baselines = [row["baseline"] for row in json.loads(path.read_text())]
+    assert baselines == [f"without {part}" for part in Parts.__dataclass_fields__]
 
 
 def test_ratio_is_the_median_of_the_rounds():

@@ -5,19 +5,17 @@ import io
 
 import pytest
 import torch
-from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import build_model
-from detectron2.modeling.backbone.resnet import BasicBlock
-from timm.layers import ConvNormAct
 from torch import nn
 from torch.testing import assert_close
 
 from sparsercnn import prepare_for_inference
 from sparsercnn.errors import InputError
-from sparsercnn.fast.convolution import has_onednn
-from sparsercnn.fast.fusion import fold_batch_norms
-from sparsercnn.fast.inference import build_inference_model
-from sparsercnn.fast.packed_linear import PackedLinear
+from sparsercnn.fast.convolution import FastConv2d
+from sparsercnn.fast.inference import Parts, build_inference_model, prepare_parts
+from sparsercnn.fast.processor import has_onednn
+from sparsercnn.fast.training import prepare_for_training
+from sparsercnn.visualization.stages import predict_stages
 
 from ..models import image, small_config
 
@@ -63,7 +61,15 @@ def test_results_equal_those_of_the_model(norm, depth):
     assert_same_results(prepare_for_inference(model)(inputs), model(inputs))
 
 
-@pytest.mark.parametrize("options", [{"MODEL.ROI_ROUTING.POOLER": "ROIPooler"}, {"MODEL.ROI_ROUTING.MODE": "soft"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"MODEL.ROI_ROUTING.POOLER": "ROIPooler"},
+        {"MODEL.ROI_ROUTING.MODE": "soft"},
+        {"MODEL.ROI_ROUTING.MODE": "adaptive"},
+    ],
+    ids=str,
+)
 @torch.no_grad()
 def test_results_equal_with_other_routing(options):
     model = detector(**options)
@@ -71,11 +77,29 @@ def test_results_equal_with_other_routing(options):
     assert_same_results(prepare_for_inference(model)(inputs), model(inputs))
 
 
+@pytest.mark.parametrize("part", Parts.__dataclass_fields__)
+@torch.no_grad()
+def test_results_equal_without_each_part(part):
+    model = detector(**{"MODEL.FPN.OUT_CHANNELS": 128, "MODEL.SparseRCNN.HIDDEN_DIM": 128})
+    inputs = pictures((64, 96))
+    prepared = prepare_parts(model, torch.float32, compile=False, parts=Parts(**{part: False}))
+    assert_same_results(prepared(inputs), model(inputs))
+
+
+@torch.no_grad()
+def test_a_model_prepared_for_training_gives_the_same():
+    model = detector()
+    inputs = pictures((64, 96))
+    expected = model(inputs)
+    prepare_for_training(model)
+    assert_same_results(prepare_for_inference(model)(inputs), expected)
+
+
 @torch.no_grad()
 def test_stages_equal_those_of_the_model():
     model = detector()
     inputs = pictures((64, 96))
-    (ours,), (theirs,) = prepare_for_inference(model).predict_stages(inputs), model.predict_stages(inputs)
+    (ours,), (theirs,) = prepare_for_inference(model).run(predict_stages, inputs), predict_stages(model, inputs)
     for a, b in zip(ours, theirs, strict=True):
         assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor, rtol=0, atol=0.05)
 
@@ -91,59 +115,34 @@ def test_the_model_itself_stays_as_it_is():
 
 
 @torch.no_grad()
-def test_first_stage_is_computed_again_when_its_weights_change():
-    model = detector()
-    prepared = prepare_for_inference(model)
-    inputs = pictures((64, 96))
-    prepared(inputs)
-    for m in (model, prepared.model):
-        m.init_proposal_features.weight.mul_(2).add_(0.1)
-    assert_same_results(prepared(inputs), model(inputs))
-    attention = model.head.head_series[0].self_attn.in_proj_weight
-    attention.mul_(1.5)
-    prepared.model.head.head_series[0].stage.self_attn.in_proj_weight.mul_(1.5)
-    assert_same_results(prepared(inputs), model(inputs))
-
-
-@torch.no_grad()
 def test_bfloat16_is_close():
     model = detector()
-    (stages,) = prepare_for_inference(model, torch.bfloat16).predict_stages(pictures((64, 96)))
-    (expected,) = model.predict_stages(pictures((64, 96)))
+    (stages,) = prepare_for_inference(model, torch.bfloat16).run(predict_stages, pictures((64, 96)))
+    (expected,) = predict_stages(model, pictures((64, 96)))
     assert stages[-1].pred_boxes.tensor.dtype == stages[-1].scores.dtype == torch.float32
     assert (stages[-1].pred_boxes.tensor - expected[-1].pred_boxes.tensor).abs().max() < 2
     assert (stages[-1].scores - expected[-1].scores).abs().max() < 0.02
 
 
 @pytest.mark.skipif(not has_onednn(torch.bfloat16), reason="needs a CPU that computes in bfloat16")
-def test_the_stem_of_a_bfloat16_copy_rounds_only_its_result():
-    model = detector()
-    exact, rounding = (
-        prepare_for_inference(model, dtype).model.backbone.bottom_up.stem for dtype in (torch.float32, torch.bfloat16)
-    )
-    x = torch.randn(1, 3, 64, 96)
-    with torch.inference_mode():
-        expected = exact(x).bfloat16()
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(rounding(x), expected)
+def test_what_stays_float32_in_a_bfloat16_copy():
+    model = prepare_for_inference(detector(), torch.bfloat16).model
+    convolutions = [module for module in model.backbone.modules() if isinstance(module, FastConv2d)]
+    image_reader = [conv for conv in convolutions if conv.dtype == torch.float32]
+    assert len(image_reader) == 1 and image_reader[0].geometry[1] == (2, 2) and len(image_reader[0].bias) == 64
+    assert all(conv.output_dtype == torch.bfloat16 for conv in convolutions)
+    for stage in model.head.head_series:
+        assert stage.linear1.dtype == stage.linear2.dtype == torch.float32
+        assert stage.class_logits.weight.dtype == stage.reg_module[0].weight.dtype == torch.float32
+        assert stage.inst_interact.out_layer.dtype == stage.self_attn.out_proj.weight.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("norm", "all_sizes"), [("FrozenBN", [[(64, 96)], [(64, 64), (32, 64)]]), ("GN", [[(64, 96)]])]
-)
 @torch.no_grad()
-def test_compiled_results_equal_those_of_the_model(norm, all_sizes):
-    model = detector(norm)
+def test_compiling_is_for_gpus():
+    model = detector()
     prepared = prepare_for_inference(model, compile=True)
-    for sizes in all_sizes:
-        assert_same_results(prepared(pictures(*sizes)), model(pictures(*sizes)))
-
-
-@pytest.mark.skipif(not has_onednn(torch.float32), reason="needs oneDNN")
-@pytest.mark.parametrize(("norm", "is_compiled"), [("FrozenBN", False), ("GN", True)])
-def test_only_backbones_with_something_to_fuse_are_compiled(norm, is_compiled):
-    prepared = prepare_for_inference(detector(norm), compile=True)
-    assert (prepared.model.backbone._compiled_call_impl is not None) == is_compiled
+    assert all(module._compiled_call_impl is None for module in prepared.modules())
+    assert_same_results(prepared(pictures((64, 96))), model(pictures((64, 96))))
 
 
 def test_precision_comes_from_the_config():
@@ -155,149 +154,10 @@ def test_precision_comes_from_the_config():
         build_inference_model(cfg, detector())
 
 
-class ConvAndNorm(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(4, 8, 3, bias=False)
-        self.bn = nn.BatchNorm2d(8)
-
-    def forward(self, x):
-        return self.bn(self.conv(x))
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        ConvAndNorm,
-        lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.SiLU()),
-        lambda: Conv2d(4, 8, 3, norm=get_norm("BN", 8), activation=nn.functional.relu),
-        lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.BatchNorm2d(8)),
-        lambda: ConvNormAct(4, 8, 3),
-        lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8, affine=False)),
-        lambda: nn.Sequential(nn.Conv2d(4, 8, 3), nn.SyncBatchNorm(8).eval()),
-    ],
-    ids=["attributes", "sequential", "detectron2", "norm after another layer", "timm", "not affine", "synchronised"],
-)
-@torch.no_grad()
-def test_folded_norms_change_nothing(make):
-    torch.manual_seed(0)
-    module = make()
-    for norm in (m for m in module.modules() if hasattr(m, "running_var")):
-        norm.running_mean.uniform_(-2, 2)
-        norm.running_var.uniform_(0.5, 2)
-    x = torch.randn(2, 4, 9, 9)
-    expected = module.eval()(x)
-    fold_batch_norms(module)
-    assert_close(module(x), expected, rtol=1e-4, atol=1e-5)
-
-
-class Weighted(nn.Conv2d):
-    """A convolution that does more, as weight standardisation does."""
-
-    def forward(self, x):
-        return super().forward(x) * 2
-
-
-class PreActivation(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.bn = nn.BatchNorm2d(8)
-        self.conv = nn.Conv2d(8, 8, 1)
-
-    def forward(self, x):
-        return self.conv(self.bn(x).relu())
-
-
-class Shared(nn.Module):
-    """A convolution with a norm of its own for each level."""
-
-    def __init__(self):
-        super().__init__()
-        conv = nn.Conv2d(8, 8, 1)
-        self.levels = nn.ModuleList(nn.Sequential(conv, nn.BatchNorm2d(8)) for _ in range(2))
-
-    def forward(self, x):
-        return self.levels[0](x) + self.levels[1](x)
-
-
-class Around(nn.Module):
-    """A residual block whose input others read."""
-
-    def __init__(self):
-        super().__init__()
-        self.before = nn.Conv2d(8, 8, 1)
-        self.block = BasicBlock(8, 8, norm="BN")
-
-    def forward(self, x):
-        x = self.before(x)
-        return x + self.block(x)
-
-
-class Parallel(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.ModuleList(BasicBlock(8, 8, norm="BN") for _ in range(2))
-
-    def forward(self, x):
-        return self.blocks[0](x) + self.blocks[1](x)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: nn.Sequential(Weighted(8, 8, 3), nn.BatchNorm2d(8)),
-        PreActivation,
-        Shared,
-        Around,
-        Parallel,
-        lambda: nn.Sequential(nn.Identity(), BasicBlock(8, 8, norm="BN")),
-        lambda: nn.Sequential(*(BasicBlock(8, 8, norm="BN") for _ in range(3))),
-        lambda: nn.Sequential(Conv2d(8, 8, 3, padding="same"), Conv2d(8, 8, 1)),
-    ],
-    ids=["subclass", "other order", "shared", "input read again", "in parallel", "first", "in a row", "string padding"],
-)
-@torch.no_grad()
-def test_prepared_parts_give_the_same(make):
-    torch.manual_seed(0)
-    module = make().eval()
-    for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
-        norm.running_mean.uniform_(-1, 1)
-        norm.running_var.uniform_(0.5, 2)
-    x = torch.randn(2, 8, 9, 9)
-    before, expected = x.clone(), module(x)
-    assert_close(prepare_for_inference(module)(x), expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(x, before)
-
-
 @torch.no_grad()
 def test_float16_runs_on_every_cpu():
-    (stages,) = prepare_for_inference(detector(), torch.float16).predict_stages(pictures((64, 96)))
+    (stages,) = prepare_for_inference(detector(), torch.float16).run(predict_stages, pictures((64, 96)))
     assert stages[-1].pred_boxes.tensor.isfinite().all()
-
-
-@torch.no_grad()
-def test_cached_first_stage_notices_replaced_weights():
-    model = detector()
-    prepared = prepare_for_inference(model)
-    prepared(pictures((64, 96)))
-    changed = copy.deepcopy(model.head.head_series[0].state_dict())
-    changed["norm1.weight"] *= 1.5
-    model.head.head_series[0].load_state_dict(changed)
-    prepared.model.head.head_series[0].stage.load_state_dict(changed, assign=True)
-    assert_same_results(prepared(pictures((64, 96))), model(pictures((64, 96))))
-
-
-def test_weights_of_a_copy_made_in_inference_mode_can_change():
-    model, other = detector(), detector()
-    for parameter in other.head.head_series[0].parameters():
-        parameter.data.mul_(1.5)
-    inputs = pictures((64, 96))
-    with torch.inference_mode():
-        prepared = prepare_for_inference(model)
-        prepared(inputs)
-        for m in (model.head.head_series[0], prepared.model.head.head_series[0].stage):
-            m.load_state_dict(other.head.head_series[0].state_dict())
-        assert_same_results(prepared(inputs), model(inputs))
 
 
 def test_a_prepared_copy_stays_in_evaluation_mode_and_is_not_prepared_again():
@@ -319,15 +179,11 @@ def test_preparation_is_a_switch():
     found = plain(pictures((64, 96)))[0]["instances"]
     expected = model.eval()(pictures((64, 96)))[0]["instances"]
     assert torch.equal(found.scores, expected.scores)
-    cfg.TEST.COMPILE = True
-    with pytest.raises(InputError, match="TEST.PREPARE is False"):
-        build_inference_model(cfg, model)
 
 
-def test_linear_layers_are_packed_and_the_copy_can_be_copied_and_saved():
+@pytest.mark.skipif(not has_onednn(torch.float32), reason="needs oneDNN")
+def test_the_copy_can_be_copied_and_saved():
     prepared = prepare_for_inference(detector())
-    interactions = [stage.inst_interact for stage in prepared.model.head.head_series[1:]]
-    assert all(isinstance(i.out_layer, PackedLinear) for i in interactions)
     inputs = pictures((64, 96))
     assert_same_results(copy.deepcopy(prepared)(inputs), prepared(inputs), score=1e-6, pixel=1e-3)
     torch.save(prepared.state_dict(), io.BytesIO())

@@ -9,10 +9,13 @@ from detectron2.modeling import build_model
 from torch.testing import assert_close
 
 from sparsercnn import SparseRCNN, prepare_for_inference
-from sparsercnn.fast.convolution import FastConv2d, has_onednn
-from sparsercnn.fast.inference import build_inference_model
+from sparsercnn.fast.convolution import FastConv2d
+from sparsercnn.fast.inference import Parts, prepare_parts
 from sparsercnn.fast.on_demand import OnDemandPooler, convolve_tiles
-from sparsercnn.modeling.roi_routing import FusedPooler
+from sparsercnn.fast.processor import has_onednn
+from sparsercnn.modeling.pooler import FusedPooler, Pyramid
+from sparsercnn.modeling.roi_routing import assign_levels
+from sparsercnn.visualization.stages import predict_stages
 
 from ..models import image, small_config
 
@@ -32,9 +35,13 @@ def poolers(channels: int, dtype: torch.dtype):
     plain = FusedPooler(STRIDES)
 
     def expected(features, boxes):
-        return plain.pool(plain.prepare([conv(features[0]), features[1]]), boxes)
+        return pool(plain, plain.prepare([conv(features[0]), features[1]]), boxes)
 
     return OnDemandPooler(plain, FastConv2d(conv)), expected
+
+
+def pool(pooler: FusedPooler, pyramid: Pyramid, boxes: torch.Tensor) -> torch.Tensor:
+    return pooler.pool(pyramid, boxes, assign_levels(boxes, range(2, 4)) - 2)
 
 
 def pyramid(channels: int, dtype: torch.dtype, batch: int = 2):
@@ -55,7 +62,7 @@ def test_pools_what_the_whole_level_gives(channels, dtype):
     close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.03, "atol": 0.03}
     stages = [batch_of(LARGE, LARGE), batch_of(SMALL, SMALL[::-1]), batch_of(OUTSIDE, OUTSIDE), batch_of(ALL, ALL)]
     for boxes in stages + stages:
-        assert_close(ours.pool(table, boxes), expected(features, boxes), **close)
+        assert_close(pool(ours, table, boxes), expected(features, boxes), **close)
 
 
 @torch.inference_mode()
@@ -64,16 +71,16 @@ def test_computes_what_is_read_once():
     table = ours.prepare(pyramid(128, torch.float32, batch=1))
     all_tiles = 4 * 5
     with mock.patch("sparsercnn.fast.on_demand.convolve_tiles", wraps=convolve_tiles) as convolve:
-        ours.pool(table, batch_of(LARGE))
+        pool(ours, table, batch_of(LARGE))
         convolve.assert_not_called()
-        ours.pool(table, batch_of(SMALL[:1]))
+        pool(ours, table, batch_of(SMALL[:1]))
         # x from 0.25 to 4.5 and y from 0.75 to 3, in pixels of the level
         assert convolve.call_args.args[1].tolist() == [[0, 0, 0], [0, 0, 1]]
-        ours.pool(table, batch_of(SMALL[:1]))
+        pool(ours, table, batch_of(SMALL[:1]))
         assert convolve.call_count == 1
-        ours.pool(table, batch_of(SMALL[1:]))
+        pool(ours, table, batch_of(SMALL[1:]))
         assert convolve.call_count == 2 and len(convolve.call_args.args[1]) < all_tiles / 2
-        ours.pool(table, batch_of(ALL))
+        pool(ours, table, batch_of(ALL))
         assert sum(len(call.args[1]) for call in convolve.call_args_list) == all_tiles
 
 
@@ -99,7 +106,7 @@ def detector(**options):
         ({"MODEL.ROI_HEADS.IN_FEATURES": ["p2"]}, True),
         ({"MODEL.ROI_ROUTING.CANONICAL_LEVEL": 5, "MODEL.ROI_ROUTING.CANONICAL_BOX_SIZE": 200}, True),
         ({"MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 5, "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 1}, True),
-        ({"MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4"]}, False),
+        ({"MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4"]}, True),
         ({"MODEL.ROI_ROUTING.MODE": "adaptive"}, False),
         ({"MODEL.ROI_ROUTING.POOLER": "ROIPooler"}, False),
         ({"MODEL.FPN.OUT_CHANNELS": 64, "MODEL.SparseRCNN.HIDDEN_DIM": 64}, False),
@@ -112,7 +119,7 @@ def test_detectors_give_the_same(options, is_on_demand):
     model = detector(**{"MODEL.FPN.NORM": "BN", "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"], **options})
     inputs = [{"image": image((160, 224), 1)}, {"image": image((128, 256), 2)}]
     on_demand = prepare_for_inference(model)
-    whole = prepare_for_inference(model, on_demand=False)
+    whole = prepare_parts(model, torch.float32, compile=False, parts=Parts(on_demand=False))
     assert isinstance(on_demand.model.head.routing.pooler, OnDemandPooler) == is_on_demand
     assert not isinstance(whole.model.head.routing.pooler, OnDemandPooler)
     for ours in (on_demand, whole):
@@ -128,22 +135,15 @@ def test_half_precision_gives_nearly_the_same():
     inputs = [{"image": image((160, 224), 1)}, {"image": image((128, 256), 2)}]
     prepared = prepare_for_inference(model, torch.bfloat16)
     assert isinstance(prepared.model.head.routing.pooler, OnDemandPooler)
-    for found, expected in zip(prepared.predict_stages(inputs), model.predict_stages(inputs), strict=True):
+    for found, expected in zip(prepared.run(predict_stages, inputs), predict_stages(model, inputs), strict=True):
         found, expected = found[-1], expected[-1]
         assert (found.scores - expected.scores).abs().max() < 0.02
         assert (found.pred_boxes.tensor - expected.pred_boxes.tensor).abs().median() < 1
 
 
 def test_without_winograd_the_level_is_computed_whole():
-    pooler = prepare_for_inference(detector(), winograd=False).model.head.routing.pooler
-    assert not isinstance(pooler, OnDemandPooler)
-
-
-def test_config_switches_it():
-    cfg = small_config()
-    for cfg.TEST.ON_DEMAND in (True, False):
-        pooler = build_inference_model(cfg, detector()).model.head.routing.pooler
-        assert isinstance(pooler, OnDemandPooler) == cfg.TEST.ON_DEMAND
+    prepared = prepare_parts(detector(), torch.float32, compile=False, parts=Parts(winograd=False))
+    assert not isinstance(prepared.model.head.routing.pooler, OnDemandPooler)
 
 
 def test_detectors_that_read_the_level_themselves_keep_it():
