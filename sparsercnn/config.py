@@ -45,7 +45,8 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images, but for
     # batch norms and for the class loss of the softmax variant, which is a mean over each batch.
     cfg.SOLVER.ACCUMULATE = 1
-    # Of SOLVER.AMP: "float16", "bfloat16", or "auto" for what suits the processor.
+    # Of SOLVER.AMP: "float16", "bfloat16", or "auto": bfloat16 where the processor or the GPU multiplies it fastest (on
+    # CPUs: with AMX), else full precision, on GPUs without bfloat16 float16.
     cfg.SOLVER.AMP.PRECISION = "float16"
 
 

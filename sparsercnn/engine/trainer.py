@@ -27,7 +27,7 @@ from ..errors import InputError, check_choice
 from ..evaluation.coco import FastCOCOEvaluator
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
 from ..fast.inference import build_inference_model
-from ..fast.training import prepare_for_training
+from ..fast.training import fastest_precision, prepare_for_training
 from ..modeling.gradient_checkpointing import checkpoint_gradients
 from .build import build_model
 from .checkpoint import SparseRCNNCheckpointer
@@ -180,14 +180,17 @@ def _is_no_mistake(record: logging.LogRecord) -> bool:
 
 
 def amp_precision(cfg: CfgNode) -> torch.dtype | None:
-    """The dtype of `SOLVER.AMP`, None when it is not enabled.
+    """The dtype of autocast in training that `SOLVER.AMP` names, None for full precision.
 
     Raises:
         InputError: `SOLVER.AMP.PRECISION` is unknown.
     """
     name = cfg.SOLVER.AMP.PRECISION
     check_choice("SOLVER.AMP.PRECISION", name, AMP_PRECISIONS)
-    return PRECISIONS[name] if cfg.SOLVER.AMP.ENABLED else None
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    precision = PRECISIONS[name] if name != "auto" else fastest_precision(torch.device(cfg.MODEL.DEVICE).type)
+    return None if precision == torch.float32 else precision
 
 
 def write_metrics(cfg: CfgNode, results: dict) -> None:
