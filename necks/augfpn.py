@@ -22,8 +22,8 @@ AUXILIARY = "lateral_"
 """Prefix of the names of the laterals' pyramid, see `NeckBackbone.auxiliary_pyramids`."""
 
 
-# `torch.fx` keeps it as one call, because it needs numbers. `torch.export` leaves sizes open where every context map has
-# two rows and columns or more.
+# `torch.fx` keeps it as one call, because it needs numbers. `torch.export` leaves sizes open where every context map
+# has two rows and columns or more.
 @torch.fx.wrap
 def pooled_length(length: int, ratio: float) -> int:
     """Rows or columns that remain of `length` at this ratio, at least one."""
