@@ -22,11 +22,12 @@ AUXILIARY = "lateral_"
 """Prefix of the names of the laterals' pyramid, see `NeckBackbone.auxiliary_pyramids`."""
 
 
-# A tracer keeps it as one call: `int` and `max` need numbers.
+# `torch.fx` keeps it as one call, because it needs numbers. `torch.export` leaves sizes open where every context map
+# has two rows and columns or more.
 @torch.fx.wrap
 def pooled_length(length: int, ratio: float) -> int:
     """Rows or columns that remain of `length` at this ratio, at least one."""
-    return max(1, int(length * ratio))
+    return torch.sym_max(1, torch.sym_int(length * ratio))
 
 
 class ResidualFeatureAugmentation(nn.Module):
