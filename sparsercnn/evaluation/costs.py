@@ -4,7 +4,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -87,7 +87,7 @@ def _by_part(total: float, backbone: float, bottom_up: float, head: float) -> di
 
 
 def measure_latency(
-    detectors: dict[str, nn.Module], image: Tensor, rounds: int, progress: Callable[[], object] = lambda: None
+    detectors: Mapping[str, nn.Module], image: Tensor, rounds: int, progress: Callable[[], object] = lambda: None
 ) -> dict[str, dict[str, float]]:
     """Milliseconds per image of each detector: median and interquartile range.
 

@@ -15,7 +15,7 @@ def use_channels_last(model: nn.Module) -> None:
 
     Convolutions take images in the layout of their weights, and so do the feature maps that follow.
     """
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # documented, but not in its types
 
 
 PARTS: dict[str, Callable[[nn.Module], None]] = {
