@@ -27,8 +27,8 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from sparsercnn.engine import TrainStep, build_optimizer
+from sparsercnn.engine.gradient_checkpointing import checkpoint_gradients
 from sparsercnn.fast.training import PARTS
-from sparsercnn.modeling.gradient_checkpointing import checkpoint_gradients
 from sparsercnn.modeling.pooler import Pooler
 
 from . import harness, limits

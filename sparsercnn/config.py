@@ -52,6 +52,7 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
 
 def _head_and_loss() -> CfgNode:
     node = CfgNode()
+    # Classes of objects; learned proposals, which are also the detections of an image.
     node.NUM_CLASSES = 80
     node.NUM_PROPOSALS = 300
 
@@ -80,6 +81,8 @@ def _head_and_loss() -> CfgNode:
     # Focal loss on K sigmoids, or (False) cross entropy on K + 1 classes with this weight for "no object".
     node.USE_FOCAL = True
     node.NO_OBJECT_WEIGHT = 0.1
+    # Of the focal loss: weight of an object's class (background has 1 - ALPHA), and exponent that plays down easy
+    # examples.
     node.ALPHA = 0.25
     node.GAMMA = 2.0
     # Score that every class starts with.
@@ -89,8 +92,9 @@ def _head_and_loss() -> CfgNode:
 
 def _roi_routing() -> CfgNode:
     node = CfgNode()
-    # "level": each box reads one level, k = k0 + log2(sqrt(w h) / 224) (FPN); "adaptive": all levels, a linear layer
-    # each, element-wise maximum (PANet); "soft": all levels, summed with learned spatial weights (AugFPN).
+    # "level": each box reads one level, k = k0 + log2(sqrt(w h) / 224) (FPN); "adaptive": all levels, a 3×3
+    # convolution, norm and ReLU each, element-wise maximum (PANet); "soft": all levels, summed with learned spatial
+    # weights (AugFPN).
     node.MODE = "level"
     # k0, and the box size in pixels that reads level k0.
     node.CANONICAL_LEVEL = 4

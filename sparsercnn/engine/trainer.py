@@ -28,9 +28,9 @@ from ..evaluation.coco import FastCOCOEvaluator
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
 from ..fast.inference import build_inference_model
 from ..fast.training import fastest_precision, prepare_for_training
-from ..modeling.gradient_checkpointing import checkpoint_gradients
 from .build import build_model
 from .checkpoint import SparseRCNNCheckpointer
+from .gradient_checkpointing import checkpoint_gradients
 from .interrupt import StopAtInterrupt
 from .optimizer import build_optimizer
 from .optimizer_state import fit_groups

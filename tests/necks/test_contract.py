@@ -34,7 +34,7 @@ each_registered = pytest.mark.parametrize("neck", REGISTERED)
 
 
 def perturb(model):
-    """Move every parameter off its initial value, so that no path is closed by a zero initialisation."""
+    """Move every parameter off its initial value, so that no path is closed by a zero initialization."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
