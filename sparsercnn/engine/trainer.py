@@ -21,16 +21,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..config import AMP_PRECISIONS, PRECISIONS
 from ..data import SparseRCNNDatasetMapper
-from ..errors import InputError, check_choice
+from ..errors import InputError
 from ..evaluation.coco import FastCOCOEvaluator
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
-from ..fast.inference import build_inference_model
-from ..fast.training import fastest_precision, prepare_for_training
-from .build import build_model
+from .build import amp_precision, build_inference_model, build_model, prepare_for_training
 from .checkpoint import SparseRCNNCheckpointer
-from .gradient_checkpointing import checkpoint_gradients
 from .interrupt import StopAtInterrupt
 from .optimizer import build_optimizer
 from .optimizer_state import fit_groups
@@ -55,10 +51,7 @@ class Trainer(DefaultTrainer):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
-        if cfg.MODEL.GRADIENT_CHECKPOINTING:
-            checkpoint_gradients(model)
-        if cfg.SOLVER.FAST:
-            prepare_for_training(model)
+        prepare_for_training(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
@@ -177,20 +170,6 @@ class Trainer(DefaultTrainer):
 def _is_no_mistake(record: logging.LogRecord) -> bool:
     """Keeps the traceback of a user's mistake out of the log."""
     return not (record.exc_info and isinstance(record.exc_info[1], InputError))
-
-
-def amp_precision(cfg: CfgNode) -> torch.dtype | None:
-    """The dtype of autocast in training that `SOLVER.AMP` names, None for full precision.
-
-    Raises:
-        InputError: `SOLVER.AMP.PRECISION` is unknown.
-    """
-    name = cfg.SOLVER.AMP.PRECISION
-    check_choice("SOLVER.AMP.PRECISION", name, AMP_PRECISIONS)
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    precision = PRECISIONS[name] if name != "auto" else fastest_precision(torch.device(cfg.MODEL.DEVICE).type)
-    return None if precision == torch.float32 else precision
 
 
 def write_metrics(cfg: CfgNode, results: dict) -> None:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from ..engine.build import build_model
-from ..fast.inference import prepare_for_inference
+from ..engine.build import build_inference_model, build_model
 
 
 def measure_costs(configs: dict[str, CfgNode], size: tuple[int, int], rounds: int) -> dict[str, dict]:
@@ -33,7 +32,7 @@ def measure_costs(configs: dict[str, CfgNode], size: tuple[int, int], rounds: in
         }
         detectors[name] = detector
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        prepared = {name: prepare_for_inference(detector.to(device)) for name, detector in detectors.items()}
+        prepared = {name: build_inference_model(configs[name], d.to(device)) for name, d in detectors.items()}
         with tqdm(total=rounds + 1, desc=f"timing on {device}", unit="round") as bar:
             latencies = measure_latency(prepared, image.to(device), rounds, bar.update)
         for name, detector in prepared.items():

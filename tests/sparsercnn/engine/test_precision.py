@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparsercnn import load_config
-from sparsercnn.engine.trainer import amp_precision
+from sparsercnn.engine.build import amp_precision
 from sparsercnn.fast import processor, training
 
 
