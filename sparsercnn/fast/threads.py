@@ -43,6 +43,7 @@ def _workers(process: int, count: int) -> ThreadPoolExecutor:
     workers, all_started = ThreadPoolExecutor(count, thread_name_prefix="pieces"), threading.Barrier(count)
 
     def start(_: int) -> None:
+        torch.get_num_threads()  # a thread takes over the common number when it first asks for it
         torch.set_num_threads(1)
         all_started.wait()
 
