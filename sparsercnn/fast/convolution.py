@@ -9,9 +9,6 @@ from torch import Tensor, nn
 
 from .winograd import suits_winograd, transform_filters, winograd_conv2d
 
-# oneDNN arranges weights as suits maps of this height and width, and takes others too.
-USUAL_SIZE = (32, 32)
-
 
 class Activation(NamedTuple):
     """A function of each element that oneDNN applies to what a convolution gives, while it is in registers.
@@ -43,8 +40,7 @@ ACTIVATIONS: dict[str | None, Activation] = {
 class FastConv2d(nn.Module):
     """A convolution that takes over the addition and the activation behind it.
 
-    Wide 3×3 convolutions go through `winograd_conv2d`, all others through oneDNN, for which the weights are rearranged
-    once, not in every call.
+    Wide 3×3 convolutions go through `winograd_conv2d`, all others through oneDNN.
 
     Args:
         conv: zero-padded, without norm and activation. Its weights are taken as they are now, their type is that of the
@@ -65,29 +61,12 @@ class FastConv2d(nn.Module):
         # What is arranged for a kernel is no state to save or load.
         self.register_buffer("weight", transform_filters(weight) if self.is_winograd else weight, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
-        self._pack()
 
     @property
     def keeps_size(self) -> bool:
         """Whether the result is as high and wide as the input, whatever that is."""
         axes = zip(self.kernel_size, *self.geometry[:-1], strict=True)
         return all(stride == 1 and 2 * padding == dilation * (k - 1) for k, padding, stride, dilation in axes)
-
-    def _pack(self) -> None:
-        if not self.is_winograd:
-            weight = self.weight.contiguous(memory_format=torch.channels_last)
-            size = [1, weight.shape[1] * self.geometry[-1], *USUAL_SIZE]
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, size)
-
-    def __getstate__(self) -> dict:
-        """Copies and pickles hold plain weights: oneDNN's can be in neither."""
-        if self.is_winograd:
-            return self.__dict__
-        return self.__dict__ | {"_buffers": self._buffers | {"weight": self.weight.to_dense()}}
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        self._pack()
 
     def forward(
         self, x: Tensor, addend: Tensor | None = None, activation: str | None = None, overwrite: bool = False

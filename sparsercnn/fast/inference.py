@@ -12,7 +12,6 @@ from ..modeling.head import RefinementStage
 from ..modeling.inference import InferenceModel
 from ..modeling.pooler import FusedPooler
 from .convolution import FastConv2d
-from .first_stage import remember_first_stage
 from .fusion import fold_norms, fuse_convolutions, image_convolutions
 from .on_demand import convolve_on_demand
 from .packed_linear import pack_linear_layers
@@ -31,13 +30,11 @@ class Parts:
         winograd: convolve wide layers with fewer multiplications, see `winograd`.
         on_demand: convolve the finest level where boxes read it only, see `on_demand`.
         packed_linear: rearrange the weights of large linear layers once, see `packed_linear`.
-        first_stage: compute once what the first refinement stage computes without looking at the image.
     """
 
     winograd: bool = True
     on_demand: bool = True
     packed_linear: bool = True
-    first_stage: bool = True
 
 
 def prepare_for_inference(
@@ -45,11 +42,10 @@ def prepare_for_inference(
 ) -> InferenceModel:
     """A copy of a detector for inference only; it takes and returns what the detector does in eval mode.
 
-    Batch norms are folded into convolutions, convolutions use the channels-last layout and on CPUs take over the
-    activations and additions that follow them, and what the first refinement stage computes without looking at the
-    image is computed once. The model itself stays as it is. Train, change and save the model, and not the copy: most of
-    the copy's weights are rearranged, its backbone is a graph of calls, and on CPUs the finest level may be left to the
-    head, see `on_demand`.
+    Batch norms are folded into convolutions, and convolutions use the channels-last layout and on CPUs take over the
+    activations and additions that follow them. The model itself stays as it is. Train, change and save the model, and
+    not the copy: most of the copy's weights are rearranged, its backbone is a graph of calls, and on CPUs the finest
+    level may be left to the head, see `on_demand`.
 
     Args:
         model: a `SparseRCNN`, any detectron2 model, or a backbone, on the device where it is to run.
@@ -65,7 +61,6 @@ def prepare_for_inference(
     return prepare_parts(model, dtype, compile, Parts())
 
 
-@torch.inference_mode(False)  # the copy's weights must count their changes, see `remember_first_stage`
 def prepare_parts(model: nn.Module, dtype: torch.dtype, compile: bool, parts: Parts) -> InferenceModel:
     """`prepare_for_inference` with some of its parts."""
     if any(isinstance(module, InferenceModel | TracedBackbone | FastConv2d) for module in model.modules()):
@@ -87,8 +82,6 @@ def prepare_parts(model: nn.Module, dtype: torch.dtype, compile: bool, parts: Pa
         for graph in graphs:
             fuse_convolutions(graph, parts.winograd and winograd_pays(dtype), dtype)
     if isinstance(model, SparseRCNN):
-        if parts.first_stage and not compile:
-            remember_first_stage(model.head)
         if is_fast and parts.packed_linear:
             pack_linear_layers(model.head, rows=model.num_proposals)
         if is_fast and parts.on_demand:

@@ -40,13 +40,16 @@ class DynamicConv(nn.Module):
 
     def forward(self, objects: Tensor, roi_features: Tensor) -> Tensor:
         """(B, N, d) object features and (B·N, bins, d) RoI features to (B, N, d)."""
-        first, second = self.dynamic_layer(objects).flatten(0, 1).chunk(2, dim=-1)
-        x = torch.bmm(roi_features, first.unflatten(-1, (-1, self.dim_dynamic)))
-        x = F.relu(self.norm1(x))
-        x = torch.bmm(x, second.unflatten(-1, (self.dim_dynamic, -1)))
-        x = F.relu(self.norm2(x))
+        first, second = self.matrices(objects)
+        x = F.relu(self.norm1(torch.bmm(roi_features, first)))
+        x = F.relu(self.norm2(torch.bmm(x, second)))
         x = F.relu(self.norm3(self.out_layer(x.flatten(1))))
         return x.view_as(objects)
+
+    def matrices(self, objects: Tensor) -> tuple[Tensor, Tensor]:
+        """The matrices (B·N, d, inner) and (B·N, inner, d) that the features (B, N, d) of objects generate."""
+        first, second = self.dynamic_layer(objects).flatten(0, 1).chunk(2, dim=-1)
+        return first.unflatten(-1, (-1, self.dim_dynamic)), second.unflatten(-1, (self.dim_dynamic, -1))
 
 
 class RefinementStage(nn.Module):
