@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check(results: dict[str, float], expected: dict[str, float]) -> None:
-    """All metrics must be equal to 1e-9 of a per cent; those without objects are NaN in both."""
+    """All metrics must be equal to 1e-9 of a percent; those without objects are NaN in both."""
     assert results.keys() == expected.keys()
     values = torch.tensor([list(results.values()), list(expected.values())], dtype=torch.float64)
     torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-9, equal_nan=True)

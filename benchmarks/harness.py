@@ -163,10 +163,10 @@ Parts = dict[str, tuple[object, str]]
 
 
 def print_profile(title: str, function: Function, parts: Parts, device: str, rows: int = 15) -> None:
-    """Run once more and print the time in each of the labelled methods (forward only), and in each operator."""
+    """Run once more and print the time in each of the labeled methods (forward only), and in each operator."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * device.startswith("cuda")
     function()
-    with _labelled(parts), profile(activities=activities, acc_events=True) as profiler:
+    with _labeled(parts), profile(activities=activities, acc_events=True) as profiler:
         function()
         synchronize(device)
     events = profiler.key_averages()
@@ -181,7 +181,7 @@ def print_profile(title: str, function: Function, parts: Parts, device: str, row
 
 
 @contextlib.contextmanager
-def _labelled(parts: Parts) -> Iterator[None]:
+def _labeled(parts: Parts) -> Iterator[None]:
     """Let the methods report to the profiler under their labels."""
     for label, (owner, name) in parts.items():
         setattr(owner, name, record_function(label)(getattr(owner, name)))

@@ -27,8 +27,8 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from sparsercnn.engine import TrainStep, build_optimizer
+from sparsercnn.engine.gradient_checkpointing import checkpoint_gradients
 from sparsercnn.fast.training import PARTS
-from sparsercnn.modeling.gradient_checkpointing import checkpoint_gradients
 from sparsercnn.modeling.pooler import Pooler
 
 from . import harness, limits
@@ -80,9 +80,12 @@ class Steps:
 
 
 def _round_boxes(pooler: Pooler) -> None:
-    """Let it read boxes in float32, as detectron2's `Boxes` hold them: the baseline's always does."""
+    """Let it read boxes in float32, as detectron2's `Boxes` hold them, and calculate in the type of the features.
+
+    The baseline's always does so.
+    """
     pool = pooler.pool
-    pooler.pool = lambda pyramid, boxes, levels: pool(pyramid, boxes.float().to(boxes.dtype), levels)
+    pooler.pool = lambda pyramid, boxes, levels: pool(pyramid, boxes.float().to(pyramid.maps[0].dtype), levels)
 
 
 Maker = Callable[[Iterator[list[dict]]], SimpleTrainer]

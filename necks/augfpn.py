@@ -22,11 +22,12 @@ AUXILIARY = "lateral_"
 """Prefix of the names of the laterals' pyramid, see `NeckBackbone.auxiliary_pyramids`."""
 
 
-# A tracer keeps it as one call: `int` and `max` need numbers.
+# `torch.fx` keeps it as one call, because it needs numbers. `torch.export` leaves sizes open where every context map
+# has two rows and columns or more.
 @torch.fx.wrap
 def pooled_length(length: int, ratio: float) -> int:
     """Rows or columns that remain of `length` at this ratio, at least one."""
-    return max(1, int(length * ratio))
+    return torch.sym_max(1, torch.sym_int(length * ratio))
 
 
 class ResidualFeatureAugmentation(nn.Module):
@@ -56,11 +57,12 @@ class ResidualFeatureAugmentation(nn.Module):
 
     def contexts(self, x: Tensor) -> list[Tensor]:
         """(B, in_channels, H, W) to one (B, out_channels, H, W) per ratio."""
-        size = size_of(x)
+        height, width = size_of(x)
         contexts = []
         for ratio, reduce_channels in zip(self.ratios, self.reduce, strict=True):
-            pooled = F.adaptive_avg_pool2d(x, [pooled_length(length, ratio) for length in size])
-            contexts.append(F.interpolate(reduce_channels(pooled), size=size, mode="bilinear", align_corners=True))
+            context = F.adaptive_avg_pool2d(x, (pooled_length(height, ratio), pooled_length(width, ratio)))
+            context = reduce_channels(context)
+            contexts.append(F.interpolate(context, size=(height, width), mode="bilinear", align_corners=True))
         return contexts
 
     def weights(self, contexts: list[Tensor]) -> Tensor:

@@ -147,7 +147,7 @@ class Node(nn.Module):
 
     def fuse(self, *inputs: Tensor) -> Tensor:
         """The weighted sum of (B, C, H, W) maps."""
-        if self.weighting is None:
+        if self.weighting is None or self.weight is None:
             return reduce(operator.add, inputs)
         weights = self.weighting(self.weight)
         return reduce(operator.add, (weights[i] * x for i, x in enumerate(inputs)))

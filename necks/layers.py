@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from .errors import choose
 
 Size = tuple[int, int]
-Norm = str | Callable[[int], nn.Module]
+Norm = str | Callable[[int], nn.Module | None]
 """A name that `detectron2.layers.get_norm` knows, "" for none, or what makes a layer from the number of channels."""
 Upsample = Callable[[Tensor, Size], Tensor]
 """Resizes (B, C, H, W) to a (height, width)."""
-Downsample = Callable[[int, int, str], nn.Module]
+Downsample = Callable[[int, int, Norm], nn.Module]
 """Makes a layer of stride 2 from (in_channels, out_channels, norm)."""
-MakeExtraLevels = Callable[[int, int, int, str], "ExtraLevels"]
+MakeExtraLevels = Callable[[int, int, int, Norm], "ExtraLevels"]
 """Makes that many top levels of (count, channels of the highest input, channels of the pyramid, norm)."""
 
 
@@ -135,7 +135,7 @@ def top_down_path(
     return path
 
 
-def strided_conv(in_channels: int, out_channels: int, norm: str = "") -> nn.Module:
+def strided_conv(in_channels: int, out_channels: int, norm: Norm = "") -> nn.Module:
     """Make a 3×3 convolution with stride 2; `norm` as for `conv`."""
     return conv(in_channels, out_channels, 3, norm, stride=2)
 
@@ -175,12 +175,12 @@ class EverySecondPixel(nn.Module):
         return x[..., ::2, ::2].clone()
 
 
-def pooled_levels(count: int, in_channels: int, channels: int, norm: str = "") -> ExtraLevels:
+def pooled_levels(count: int, in_channels: int, channels: int, norm: Norm = "") -> ExtraLevels:
     """Make levels of every second pixel of the level below (FPN: Lin et al., CVPR 2017, footnote 2)."""
     return ExtraLevels(EverySecondPixel() for _ in range(count))
 
 
-def convolved_levels(count: int, in_channels: int, channels: int, norm: str = "") -> ExtraLevels:
+def convolved_levels(count: int, in_channels: int, channels: int, norm: Norm = "") -> ExtraLevels:
     """Make levels as RetinaNet does (Lin et al., ICCV 2017, section 4).
 
     P6 is a 3×3 stride-2 convolution of C5, and P7 one of ReLU(P6).
@@ -194,12 +194,12 @@ def convolved_levels(count: int, in_channels: int, channels: int, norm: str = ""
     return _convolutions(in_channels, count, channels, norm, from_input=True)
 
 
-def levels_convolved_from_output(count: int, in_channels: int, channels: int, norm: str = "") -> ExtraLevels:
+def levels_convolved_from_output(count: int, in_channels: int, channels: int, norm: Norm = "") -> ExtraLevels:
     """Make levels as `convolved_levels` does, but the first from the highest output, P5, as later detectors do."""
     return _convolutions(channels, count, channels, norm, from_input=False)
 
 
-def _convolutions(first_channels: int, count: int, channels: int, norm: str, from_input: bool) -> ExtraLevels:
+def _convolutions(first_channels: int, count: int, channels: int, norm: Norm, from_input: bool) -> ExtraLevels:
     read = [first_channels, *[channels] * count][:count]
     layers = [strided_conv(c, channels, norm) for c in read]
     return ExtraLevels((nn.Sequential(nn.ReLU(), x) if i else x for i, x in enumerate(layers)), from_input)

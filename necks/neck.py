@@ -47,7 +47,7 @@ class Neck(nn.Module):
         super().__init__()
         check_at_least("out_channels", out_channels, 1)
         self.in_features = list(input_shapes)
-        self.in_channels = [shape.channels for shape in input_shapes.values()]
+        self.in_channels = [_declared(shape.channels) for shape in input_shapes.values()]
         self.out_channels = out_channels
         self.levels = _output_levels(input_shapes, num_levels)
         self.auxiliary_pyramids: dict[str, float] = {}
@@ -98,6 +98,9 @@ class NeckBackbone(Backbone):
             mode only, "lateral_p2" for "p2" and so on. Empty for most necks.
     """
 
+    bottom_up: Backbone
+    neck: Neck
+
     def __init__(self, bottom_up: Backbone, neck: Neck) -> None:
         super().__init__()
         self.bottom_up = bottom_up
@@ -119,7 +122,7 @@ class NeckBackbone(Backbone):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise NeckConfigError(
-                f"batch norm cannot learn from one value: of {tuple(images.shape)} images a level has one pixel in all; "
+                f"batch norm cannot learn from one value: of {tuple(images.shape)} images a level has one pixel; "
                 "train with more images per device, larger images or fewer levels, or choose another norm"
             ) from error
 
@@ -134,18 +137,27 @@ class NeckBackbone(Backbone):
     def size_divisibility(self) -> int:
         shapes = self.bottom_up.output_shape()
         # detectron2's backbones say 0 for no constraint.
-        return math.lcm(self.bottom_up.size_divisibility or 1, *(shapes[name].stride for name in self.neck.in_features))
+        return math.lcm(
+            self.bottom_up.size_divisibility or 1, *(_declared(shapes[name].stride) for name in self.neck.in_features)
+        )
 
     @property
     def padding_constraints(self) -> dict[str, int]:
         return self.bottom_up.padding_constraints
 
 
+def _declared(value: int | None) -> int:
+    """A channel count or stride that `ShapeSpec` may leave open and a pyramid must know."""
+    if value is None:
+        raise ValueError("input_shapes has a level without channels or without stride; it must say both")
+    return value
+
+
 def _output_levels(input_shapes: dict[str, ShapeSpec], num_levels: int) -> range:
     """Levels from the lowest input up, after checking that the inputs are contiguous."""
     if not input_shapes:
         raise ValueError("input_shapes is empty; it must hold one or more contiguous levels")
-    strides = [shape.stride for shape in input_shapes.values()]
+    strides = [_declared(shape.stride) for shape in input_shapes.values()]
     lowest = strides[0].bit_length() - 1
     if strides != [2 ** (lowest + i) for i in range(len(strides))]:
         found = ", ".join(f"{name} (stride {shape.stride})" for name, shape in input_shapes.items())

@@ -59,8 +59,8 @@ class RFP(Neck):
         num_levels: output levels, 0 for as many as inputs.
         norm: a name that `detectron2.layers.get_norm` knows, "" for none.
         steps: how often the image is looked at, 2 or more.
-        shared: the bottom-up network is the same in all steps. Otherwise each step after the first has its own, which
-            starts as a copy of the first and doubles its parameters.
+        shared: the bottom-up network is the same in all steps. Otherwise each step after the first has one of its own,
+            which starts as a copy of the first.
         extra_levels: makes the levels above the inputs, one of `necks.layers.EXTRA_LEVELS`.
 
     Raises:
@@ -86,7 +86,8 @@ class RFP(Neck):
         self.fpn = FPN(input_shapes, out_channels, num_levels, norm, extra_levels=extra_levels)
         self.aspp = ASPP(out_channels)
         # Starting from zero, training begins with the bottom-up network as it was pretrained.
-        above_first = {name: s.channels for name, s in input_shapes.items() if s.stride > FIRST_STRIDE}
+        inputs = zip(self.levels, self.in_features, self.in_channels, strict=False)
+        above_first = {name: channels for level, name, channels in inputs if 2**level > FIRST_STRIDE}
         if not above_first:
             raise ValueError(
                 "input_shapes has no level above the first stage of a ResNet, to which RFP could feed back"
@@ -134,17 +135,25 @@ class RecursiveBackbone(NeckBackbone):
         ValueError: the bottom-up network has no stages of residual blocks to feed back into.
     """
 
+    bottom_up: ResNet
+    neck: RFP
+    later: nn.ModuleList
+
     def __init__(self, bottom_up: Backbone, neck: RFP) -> None:
-        _check_stages(bottom_up, list(neck.feedback))
-        super().__init__(bottom_up, neck)
+        resnet = _check_stages(bottom_up, list(neck.feedback))
+        super().__init__(resnet, neck)
         copies = 0 if neck.shared else neck.steps - 1
-        self.later = nn.ModuleList(LaterNetwork(copy.deepcopy(bottom_up)) for _ in range(copies))
+        self.later = nn.ModuleList(LaterNetwork(copy.deepcopy(resnet)) for _ in range(copies))
         self.register_load_state_dict_pre_hook(_start_later_networks_from_the_first)
 
     def pyramid(self, images: Tensor) -> dict[str, Tensor]:
         pyramid = self.neck(self.bottom_up(images))
-        for network in self.later or [self.bottom_up] * (self.neck.steps - 1):
-            features = look_again(network, images, self.neck.feed_back(pyramid))
+        for step in range(self.neck.steps - 1):
+            feedback = self.neck.feed_back(pyramid)
+            if self.neck.shared:
+                features = look_again(self.bottom_up, images, feedback)
+            else:
+                features = self.later[step](images, feedback)
             pyramid = self.neck.blend(pyramid, self.neck(features))
         return pyramid
 
@@ -166,6 +175,9 @@ class LaterNetwork(nn.Module):
     def stem(self) -> nn.Module:
         return self.first_layers
 
+    def forward(self, images: Tensor, feedback: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return look_again(self, images, feedback)
+
 
 def look_again(network: ResNet | LaterNetwork, images: Tensor, feedback: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Run a ResNet with feedback.
@@ -180,7 +192,8 @@ def look_again(network: ResNet | LaterNetwork, images: Tensor, feedback: Mapping
     """
     x = network.stem(images)
     features = {}
-    for name, (first, *others) in zip(network.stage_names, network.stages, strict=True):
+    for name, stage in zip(network.stage_names, network.stages, strict=True):
+        first, *others = stage.children()
         x = add_before_relu(first, x, feedback[name]) if name in feedback else first(x)
         for block in others:
             x = block(x)
@@ -188,27 +201,29 @@ def look_again(network: ResNet | LaterNetwork, images: Tensor, feedback: Mapping
     return features
 
 
-def add_before_relu(block: BasicBlock | BottleneckBlock, x: Tensor, feedback: Tensor) -> Tensor:
+def add_before_relu(block: nn.Module, x: Tensor, feedback: Tensor) -> Tensor:
     """ReLU(residual(x) + shortcut(x) + feedback): a residual block of detectron2 with one term more.
 
     Args:
-        block: two or three convolutions, each with its norm, and a shortcut.
+        block: a `BasicBlock` or `BottleneckBlock`: two or three convolutions with norms, and perhaps one as shortcut.
         x: (B, C_in, H, W).
         feedback: (B, C, h, w), resized to the block's output.
 
     Returns:
         (B, C, H', W').
     """
-    *inner, last = (conv for name, conv in block.named_children() if name.startswith("conv"))
+    layers = dict(block.named_children())
+    shortcut = layers.pop("shortcut", None)
+    *inner, last = layers.values()
     out = x
     for conv in inner:
         out = F.relu(conv(out))
-    shortcut = x if block.shortcut is None else block.shortcut(x)
-    total = last(out) + shortcut
+    total = last(out) + (x if shortcut is None else shortcut(x))
     return F.relu(total + nearest(feedback, size_of(total)))
 
 
-def _check_stages(bottom_up: Backbone, names: list[str]) -> None:
+def _check_stages(bottom_up: Backbone, names: list[str]) -> ResNet:
+    """The bottom-up network, if it is a ResNet whose stages of these names can take feedback."""
     if not isinstance(bottom_up, ResNet):
         raise ValueError(f"bottom_up is a {type(bottom_up).__name__}; RFP feeds back into the blocks of a ResNet")
     stages = dict(zip(bottom_up.stage_names, bottom_up.stages, strict=True))
@@ -220,18 +235,19 @@ def _check_stages(bottom_up: Backbone, names: list[str]) -> None:
             raise ValueError(
                 f"bottom_up has a {type(block).__name__} in {name}; RFP feeds back into BasicBlock and BottleneckBlock"
             )
+    return bottom_up
 
 
 def _start_later_networks_from_the_first(
     backbone: RecursiveBackbone, state_dict: dict[str, Any], prefix: str, *_: object
 ) -> None:
     """Give the later networks the weights of the first, where a checkpoint holds none of theirs."""
-    for i, network in enumerate(backbone.later):
+    parts = {"first_layers": "stem"} | {f"stages.{k}": name for k, name in enumerate(backbone.bottom_up.stage_names)}
+    for i in range(len(backbone.later)):
         later = f"{prefix}later.{i}."
         if any(name.startswith(later) for name in state_dict):
             continue
-        renamed = {"first_layers": "stem"} | {f"stages.{k}": name for k, name in enumerate(network.stage_names)}
-        for own, first in renamed.items():
+        for own, first in parts.items():
             start = f"{prefix}bottom_up.{first}."
             state_dict |= {
                 f"{later}{own}.{name.removeprefix(start)}": value
@@ -242,6 +258,6 @@ def _start_later_networks_from_the_first(
 
 def _zero_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
     layer = nn.Conv2d(in_channels, out_channels, 1)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer

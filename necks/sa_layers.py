@@ -63,8 +63,8 @@ class _ESD(nn.Module):
     def branches(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # An odd size rounds up as for the 3×3 convolution, the last row or column counting twice.
         even = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate")
-        window = {"kernel_size": 4, "stride": 2, "padding": 1}
-        return F.avg_pool2d(even, **window), F.max_pool2d(even, **window), self.dense(x)
+        mean = F.avg_pool2d(even, kernel_size=4, stride=2, padding=1)
+        return mean, F.max_pool2d(even, kernel_size=4, stride=2, padding=1), self.dense(x)
 
 
 class ESD1(_ESD):

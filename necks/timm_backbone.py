@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
-from timm.models import PretrainedCfg
+from timm.models import FeatureInfo, PretrainedCfg
 from torch import Tensor, nn
 
 from .errors import choose, config_errors
@@ -62,6 +62,9 @@ class TimmBackbone(Backbone):
             channels, or a network that fits images of one size only.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     @configurable
     def __init__(
         self,
@@ -91,7 +94,7 @@ class TimmBackbone(Backbone):
         out_features = [level for level in levels if level in out_features]
         indices = [levels[level] for level in out_features]
         network = _create(name, published, pretrained=pretrained, out_indices=indices)
-        info = network.feature_info
+        info = _feature_info(network)
         self._out_features = out_features
         self._out_feature_channels = dict(zip(out_features, info.channels(), strict=True))
         self._out_feature_strides = dict(zip(out_features, info.reduction(), strict=True))
@@ -205,9 +208,15 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+def _feature_info(network: nn.Module) -> FeatureInfo:
+    return cast(FeatureInfo, network.feature_info)
+
+
 def _levels(network: nn.Module) -> dict[str, int]:
     """{"res2": index of the output with stride 4, …}, finest first; where strides repeat, the last output."""
-    return {f"res{s.bit_length() - 1}": i for i, s in enumerate(network.feature_info.reduction()) if s.bit_count() == 1}
+    return {
+        f"res{s.bit_length() - 1}": i for i, s in enumerate(_feature_info(network).reduction()) if s.bit_count() == 1
+    }
 
 
 def _freeze(network: nn.Module, name: str, freeze_at: int) -> list[nn.Module]:
@@ -215,7 +224,7 @@ def _freeze(network: nn.Module, name: str, freeze_at: int) -> list[nn.Module]:
 
     timm registers layers in the order they run. What the network owns itself, such as position embeddings, comes first.
     """
-    stages = {level["reduction"]: level["module"] for level in network.feature_info.info}
+    stages = {level["reduction"]: level["module"] for level in _feature_info(network).info}
     stage = stages.get(2 ** max(freeze_at, 2), "")
     # timm flattens "stages.0" to "stages_0" in some of its feature networks.
     prefixes = (f"{stage}.", f"{stage.replace('.', '_')}.")

@@ -45,12 +45,14 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images, but for
     # batch norms and for the class loss of the softmax variant, which is a mean over each batch.
     cfg.SOLVER.ACCUMULATE = 1
-    # Of SOLVER.AMP: "float16", "bfloat16", or "auto" for what suits the processor.
+    # Of SOLVER.AMP: "float16", "bfloat16", or "auto": bfloat16 where the processor or the GPU multiplies it fastest (on
+    # CPUs: with AMX), else full precision, on GPUs without bfloat16 float16.
     cfg.SOLVER.AMP.PRECISION = "float16"
 
 
 def _head_and_loss() -> CfgNode:
     node = CfgNode()
+    # Classes of objects; learned proposals, which are also the detections of an image.
     node.NUM_CLASSES = 80
     node.NUM_PROPOSALS = 300
 
@@ -79,6 +81,8 @@ def _head_and_loss() -> CfgNode:
     # Focal loss on K sigmoids, or (False) cross entropy on K + 1 classes with this weight for "no object".
     node.USE_FOCAL = True
     node.NO_OBJECT_WEIGHT = 0.1
+    # Of the focal loss: weight of an object's class (background has 1 - ALPHA), and exponent that plays down easy
+    # examples.
     node.ALPHA = 0.25
     node.GAMMA = 2.0
     # Score that every class starts with.
@@ -88,8 +92,9 @@ def _head_and_loss() -> CfgNode:
 
 def _roi_routing() -> CfgNode:
     node = CfgNode()
-    # "level": each box reads one level, k = k0 + log2(sqrt(w h) / 224) (FPN); "adaptive": all levels, a linear layer
-    # each, element-wise maximum (PANet); "soft": all levels, summed with learned spatial weights (AugFPN).
+    # "level": each box reads one level, k = k0 + log2(sqrt(w h) / 224) (FPN); "adaptive": all levels, a 3×3
+    # convolution, norm and ReLU each, element-wise maximum (PANet); "soft": all levels, summed with learned spatial
+    # weights (AugFPN).
     node.MODE = "level"
     # k0, and the box size in pixels that reads level k0.
     node.CANONICAL_LEVEL = 4

@@ -6,8 +6,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
-from .engine import SparseRCNNCheckpointer, build_model
-from .fast.inference import build_inference_model
+from .engine import SparseRCNNCheckpointer, build_inference_model, build_model
 from .visualization.stages import predict_stages
 
 

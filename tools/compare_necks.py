@@ -151,13 +151,13 @@ def markdown(rows: dict[str, dict], caption: str) -> str:
     """The comparison as a table, one line per neck."""
     first = next(iter(rows.values()))
     devices = list(first["latency_ms"])
-    header = ["neck", "params (M)", *(f"{part} GFLOPs" for part in PARTS), "GFLOPs"]
+    header = ["neck", "params (M)", *(f"{part} GMACs" for part in PARTS), "GMACs"]
     header += [column for device in devices for column in (f"{device} ms", f"{device} MiB")]
     header += METRICS.values() if "metrics" in first else []
     lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
     for name, row in rows.items():
         cells = [name, f"{row['parameters']['total']:.1f}"]
-        cells += [f"{row['gflops'][part]:.2f}" for part in (*PARTS, "total")]
+        cells += [f"{row['gmacs'][part]:.2f}" for part in (*PARTS, "total")]
         for device in devices:
             latency = row["latency_ms"][device]
             cells += [f"{latency['median']:.1f} ± {latency['spread'] / 2:.1f}", f"{row['memory_mib'][device]:.0f}"]
@@ -173,14 +173,14 @@ def _mean_and_deviation(metric: dict) -> str:
 
 
 def plot(rows: dict[str, dict], path: Path) -> None:
-    """GFLOPs by part; beside them AP over latency if the necks were trained, else latency."""
+    """GMACs by part; beside them AP over latency if the necks were trained, else latency."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 1.5 + 0.4 * len(rows)), layout="constrained")
     names, start = list(rows), [0.0] * len(rows)
     for part in PARTS:
-        widths = [row["gflops"][part] for row in rows.values()]
+        widths = [row["gmacs"][part] for row in rows.values()]
         left.barh(names, widths, left=start, label=part)
         start = [s + w for s, w in zip(start, widths, strict=True)]
-    left.set_xlabel("GFLOPs")
+    left.set_xlabel("GMACs")
     left.invert_yaxis()
     left.legend()
     device = list(next(iter(rows.values()))["latency_ms"])[-1]

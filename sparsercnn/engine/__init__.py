@@ -1,6 +1,6 @@
 """Training and evaluation: optimizer, schedule, the training step, safe checkpoints, and the `Trainer` around them."""
 
-from .build import build_model
+from .build import build_inference_model, build_model
 from .checkpoint import SparseRCNNCheckpointer
 from .config_checks import check_config, check_model
 from .optimizer import build_optimizer
@@ -12,6 +12,7 @@ __all__ = [
     "SparseRCNNCheckpointer",
     "TrainStep",
     "Trainer",
+    "build_inference_model",
     "build_lr_scheduler",
     "build_model",
     "build_optimizer",

@@ -69,7 +69,7 @@ class TrainStep(SimpleTrainer):
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _shares(self, batches: list[list[dict]]) -> list[float]:
-        """Normaliser of each batch's losses relative to that of all batches together."""
+        """Normalizer of each batch's losses relative to that of all batches together."""
         if len(batches) == 1:
             return [1.0]
         counts = torch.tensor([float(sum(len(x["instances"]) for x in batch)) for batch in batches])

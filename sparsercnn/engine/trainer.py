@@ -21,15 +21,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..config import AMP_PRECISIONS, PRECISIONS
 from ..data import SparseRCNNDatasetMapper
-from ..errors import InputError, check_choice
+from ..errors import InputError
 from ..evaluation.coco import FastCOCOEvaluator
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
-from ..fast.inference import build_inference_model
-from ..fast.training import prepare_for_training
-from ..modeling.gradient_checkpointing import checkpoint_gradients
-from .build import build_model
+from .build import amp_precision, build_inference_model, build_model, prepare_for_training
 from .checkpoint import SparseRCNNCheckpointer
 from .interrupt import StopAtInterrupt
 from .optimizer import build_optimizer
@@ -55,10 +51,7 @@ class Trainer(DefaultTrainer):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
-        if cfg.MODEL.GRADIENT_CHECKPOINTING:
-            checkpoint_gradients(model)
-        if cfg.SOLVER.FAST:
-            prepare_for_training(model)
+        prepare_for_training(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
@@ -177,17 +170,6 @@ class Trainer(DefaultTrainer):
 def _is_no_mistake(record: logging.LogRecord) -> bool:
     """Keeps the traceback of a user's mistake out of the log."""
     return not (record.exc_info and isinstance(record.exc_info[1], InputError))
-
-
-def amp_precision(cfg: CfgNode) -> torch.dtype | None:
-    """The dtype of `SOLVER.AMP`, None when it is not enabled.
-
-    Raises:
-        InputError: `SOLVER.AMP.PRECISION` is unknown.
-    """
-    name = cfg.SOLVER.AMP.PRECISION
-    check_choice("SOLVER.AMP.PRECISION", name, AMP_PRECISIONS)
-    return PRECISIONS[name] if cfg.SOLVER.AMP.ENABLED else None
 
 
 def write_metrics(cfg: CfgNode, results: dict) -> None:

@@ -1,10 +1,10 @@
-"""What detectors cost: parameters and GFLOPs of their parts, latency and peak memory."""
+"""What detectors cost: parameters and multiply-adds of their parts, latency and peak memory."""
 
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from ..engine.build import build_model
-from ..fast.inference import prepare_for_inference
+from ..engine.build import build_inference_model, build_model
 
 
 def measure_costs(configs: dict[str, CfgNode], size: tuple[int, int], rounds: int) -> dict[str, dict]:
-    """Parameters, GFLOPs, latency and memory of each detector on one image of `size` (height, width)."""
+    """Parameters, billions of multiply-adds, latency and memory of each detector on one image of a (height, width)."""
     image = torch.randint(256, (3, *size), generator=torch.Generator().manual_seed(0)).float()
     costs: dict[str, dict] = {}
     detectors = {}
@@ -27,13 +26,13 @@ def measure_costs(configs: dict[str, CfgNode], size: tuple[int, int], rounds: in
         detector = _build_untrained(cfg)
         costs[name] = {
             "parameters": count_parameters(detector),
-            "gflops": count_gflops(detector, image),
+            "gmacs": count_gmacs(detector, image),
             "latency_ms": {},
             "memory_mib": {},
         }
         detectors[name] = detector
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        prepared = {name: prepare_for_inference(detector.to(device)) for name, detector in detectors.items()}
+        prepared = {name: build_inference_model(configs[name], d.to(device)) for name, d in detectors.items()}
         with tqdm(total=rounds + 1, desc=f"timing on {device}", unit="round") as bar:
             latencies = measure_latency(prepared, image.to(device), rounds, bar.update)
         for name, detector in prepared.items():
@@ -70,7 +69,7 @@ def count_parameters(detector: nn.Module) -> dict[str, float]:
     return _by_part(count(detector), *(count(detector.get_submodule(part)) for part in parts))
 
 
-def count_gflops(detector: nn.Module, image: Tensor) -> dict[str, float]:
+def count_gmacs(detector: nn.Module, image: Tensor) -> dict[str, float]:
     """Billions of multiply-adds for one image (3, H, W), by part, as fvcore counts them.
 
     It counts convolutions and matrix products; pooling, norms and other element-wise arithmetic are left out.
@@ -87,7 +86,7 @@ def _by_part(total: float, backbone: float, bottom_up: float, head: float) -> di
 
 
 def measure_latency(
-    detectors: dict[str, nn.Module], image: Tensor, rounds: int, progress: Callable[[], object] = lambda: None
+    detectors: Mapping[str, nn.Module], image: Tensor, rounds: int, progress: Callable[[], object] = lambda: None
 ) -> dict[str, dict[str, float]]:
     """Milliseconds per image of each detector: median and interquartile range.
 

@@ -1,18 +1,15 @@
 """A trained model made fast for inference, with the same results."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
-from detectron2.config import CfgNode
 from torch import fx, nn
 
-from ..config import PRECISIONS
-from ..errors import check_choice
 from ..modeling.detector import SparseRCNN
 from ..modeling.head import RefinementStage
+from ..modeling.inference import InferenceModel
 from ..modeling.pooler import FusedPooler
 from .convolution import FastConv2d
 from .first_stage import remember_first_stage
@@ -22,7 +19,6 @@ from .packed_linear import pack_linear_layers
 from .processor import has_onednn, winograd_pays
 from .tracing import TracedBackbone, trace_networks
 
-T = TypeVar("T")
 MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
 
@@ -46,7 +42,7 @@ class Parts:
 
 def prepare_for_inference(
     model: nn.Module, dtype: torch.dtype = torch.float32, compile: bool = False
-) -> "InferenceModel":
+) -> InferenceModel:
     """A copy of a detector for inference only; it takes and returns what the detector does in eval mode.
 
     Batch norms are folded into convolutions, convolutions use the channels-last layout and on CPUs take over the
@@ -70,7 +66,7 @@ def prepare_for_inference(
 
 
 @torch.inference_mode(False)  # the copy's weights must count their changes, see `remember_first_stage`
-def prepare_parts(model: nn.Module, dtype: torch.dtype, compile: bool, parts: Parts) -> "InferenceModel":
+def prepare_parts(model: nn.Module, dtype: torch.dtype, compile: bool, parts: Parts) -> InferenceModel:
     """`prepare_for_inference` with some of its parts."""
     if any(isinstance(module, InferenceModel | TracedBackbone | FastConv2d) for module in model.modules()):
         raise ValueError("the model is prepared for inference already; prepare the one that it was made from")
@@ -111,44 +107,6 @@ def _full_precision_layers(model: nn.Module, is_fast: bool) -> Iterator[nn.Modul
         # Rounding the image costs most precision. Fast convolutions keep theirs also under autocast.
         if isinstance(module, TracedBackbone) and is_fast:
             yield from image_convolutions(module.traced)
-
-
-def build_inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """A copy of `model` for inference as `TEST.PREPARE`, `PRECISION` and `COMPILE` say.
-
-    Raises:
-        InputError: `TEST.PRECISION` is unknown.
-    """
-    check_choice("TEST.PRECISION", cfg.TEST.PRECISION, PRECISIONS)
-    dtype = PRECISIONS[cfg.TEST.PRECISION]
-    if cfg.TEST.PREPARE:
-        return prepare_for_inference(model, dtype, cfg.TEST.COMPILE)
-    return InferenceModel(copy.deepcopy(model), next(model.parameters()).device.type, dtype)
-
-
-class InferenceModel(nn.Module):
-    """Runs a model in evaluation mode and in inference mode, under autocast if `dtype` is not float32."""
-
-    def __init__(self, model: nn.Module, device_type: str, dtype: torch.dtype):
-        super().__init__()
-        self.model = model
-        self.device_type = device_type
-        self.dtype = dtype
-        self.eval()
-
-    def train(self, mode: bool = True) -> "InferenceModel":
-        """Changes nothing: it always is in evaluation mode."""
-        return super().train(False)
-
-    def forward(self, inputs: object) -> object:
-        """What the model returns for `inputs`: a list of dicts for a detector, images for a backbone."""
-        return self.run(nn.Module.__call__, inputs)
-
-    def run(self, function: Callable[[nn.Module, object], T], inputs: object) -> T:
-        """`function(model, inputs)`, the model being the prepared one, in inference mode and its precision."""
-        autocast = torch.autocast(self.device_type, self.dtype, enabled=self.dtype != torch.float32)
-        with torch.inference_mode(), autocast:
-            return function(self.model, inputs)
 
 
 def _compile(model: nn.Module) -> None:

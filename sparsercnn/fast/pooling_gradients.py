@@ -7,6 +7,7 @@ stage adds its part, a sparse product, to a buffer that they share, and the tabl
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,14 +78,14 @@ class _Collect(torch.autograd.Function):
     """Hands the table on. Its backward runs after that of every sum, and passes on what these have collected."""
 
     @staticmethod
-    def forward(ctx, pixels: Tensor, buffer: _Buffer) -> Tensor:
+    def forward(ctx: Any, pixels: Tensor, buffer: _Buffer) -> Tensor:
         ctx.buffer = buffer
         ctx.set_materialize_grads(False)
         return pixels.view_as(pixels)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, elsewhere: Tensor | None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, elsewhere: Tensor | None) -> tuple[Tensor | None, None]:
         collected = ctx.buffer.take()
         if collected is None or elsewhere is None:
             return elsewhere if collected is None else collected, None
@@ -93,14 +94,14 @@ class _Collect(torch.autograd.Function):
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, pixels: Tensor, index: Tensor, weight: Tensor, buffer: _Buffer) -> Tensor:
+    def forward(ctx: Any, pixels: Tensor, index: Tensor, weight: Tensor, buffer: _Buffer) -> Tensor:
         ctx.save_for_backward(index, weight)
         ctx.buffer, ctx.rows = buffer, len(pixels)
         return F.embedding_bag(index, pixels, mode="sum", per_sample_weights=weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, None]:
         ctx.buffer.add(*ctx.saved_tensors, gradient, ctx.rows)
         return None, None, None, None
 

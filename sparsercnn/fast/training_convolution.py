@@ -1,6 +1,7 @@
 """Wide 3×3 convolutions of training, on CPUs in float32 with a quarter of the multiplications, their gradients too."""
 
 import math
+from typing import Any
 
 import torch
 from detectron2.layers import Conv2d
@@ -66,14 +67,14 @@ class WinogradConv2d(Conv2d):
 
 class _Winograd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         y = winograd_conv2d(x, transform_filters(weight), bias)
         return y.new_empty(0).set_(y)  # the same memory, and no view: a ReLU in place may follow
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         gradient = gradient.contiguous(memory_format=torch.channels_last)

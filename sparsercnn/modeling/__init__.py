@@ -1,1 +1,1 @@
-"""The detector as mathematics alone: the formulas of the paper, and nothing that is there for speed."""
+"""The detector: the formulas of its paper. Kernels for particular processors are in `sparsercnn.fast`."""

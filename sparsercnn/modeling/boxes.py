@@ -1,15 +1,17 @@
 """Mathematics of boxes, as small functions of tensors."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 def generalized_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
-    """Generalized IoU, differentiable and without waiting for the device. Rezatofighi et al., CVPR 2019.
+    """Generalized IoU: I / U − (C − U) / C, where C is the smallest box around both. Rezatofighi et al., CVPR 2019.
 
     Args:
         boxes1, boxes2: (..., 4) xyxy, the second corner not before the first; leading dimensions broadcast.
-        eps: added to areas that divide.
+        eps: added to both denominators, so that empty boxes do not divide by zero.
 
     Returns:
         (...) in [-1, 1]; a pair of boxes that are both empty and in the same place gets 0.
@@ -19,6 +21,19 @@ def generalized_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor
     hull = _area(torch.max(high1, high2) - torch.min(low1, low2))
     union = _area(high1 - low1) + _area(high2 - low2) - intersection
     return intersection / (union + eps) - (hull - union) / (hull + eps)
+
+
+def image_whwh(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """The size by which the xyxy coordinates of a picture's boxes are normalized.
+
+    Args:
+        sizes: (height, width) of each of B images.
+        like: gives type and device; the host does not wait until the sizes are there.
+
+    Returns:
+        (B, 4) width, height, width, height.
+    """
+    return torch.tensor([(w, h, w, h) for h, w in sizes]).to(like, non_blocking=True)
 
 
 def _area(size: Tensor) -> Tensor:

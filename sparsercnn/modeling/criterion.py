@@ -12,20 +12,24 @@ from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .boxes import generalized_iou
-from .matcher import Assignment, HungarianMatcher, image_sizes
+from .boxes import generalized_iou, image_whwh
+from .matcher import Assignment, HungarianMatcher
 
 
 class SetCriterion(nn.Module):
     """Weighted losses of all stages, each divided by the number of objects averaged over processes (at least 1).
 
+    The cross entropy of the softmax variant is a weighted mean over proposals instead. An image without objects has no
+    pairs: all of its proposals learn background, and it adds nothing to the losses of boxes.
+
     Args:
-        num_classes: K.
+        num_classes: K, the classes of objects.
         matcher: pairs proposals with objects.
         class_weight, l1_weight, giou_weight: weights of the three losses.
         use_focal: sigmoid focal loss on K logits rather than cross entropy on K + 1.
-        alpha, gamma: of the focal loss.
-        no_object_weight: of the last class of the cross entropy.
+        alpha: weight of an object's class in the focal loss, against 1 − alpha for background.
+        gamma: exponent of the factor (1 − p_t), which plays down easy examples in the focal loss.
+        no_object_weight: weight of the class "no object" in the cross entropy.
         deep_supervision: supervise every stage, not only the last.
     """
 
@@ -76,7 +80,8 @@ class SetCriterion(nn.Module):
         }
 
     def forward(self, logits: Tensor, boxes: Tensor, targets: list[Instances]) -> dict[str, Tensor]:
-        """
+        """Compute the weighted losses of every stage.
+
         Args:
             logits: (S, B, N, K), or K + 1 for the softmax variant.
             boxes: (S, B, N, 4) absolute xyxy.
@@ -88,6 +93,7 @@ class SetCriterion(nn.Module):
         """
         if not self.deep_supervision:
             logits, boxes = logits[-1:], boxes[-1:]
+        # Losses are sums of many small numbers, too fine for half precision.
         logits, boxes = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (logits, boxes))
         counts = [len(t) for t in targets]
         pairs = _flatten(self.matcher(logits, boxes, targets), counts).to(boxes.device, non_blocking=True)
@@ -119,11 +125,11 @@ class SetCriterion(nn.Module):
     def _box_losses(
         self, boxes: Tensor, targets: list[Instances], pairs: Tensor, num_boxes: Tensor
     ) -> dict[str, Tensor]:
-        """(S,) L1 loss on boxes normalised by the image size, and (S,) GIoU loss, over matched pairs."""
+        """(S,) L1 loss on boxes normalized by the image size, and (S,) GIoU loss, over matched pairs."""
         stage, image, proposal, target = pairs
         matched = boxes[stage, image, proposal]
         truth = torch.cat([t.gt_boxes.tensor for t in targets]).to(boxes)[target]
-        image_size = image_sizes(targets, boxes)[image]
+        image_size = image_whwh([t.image_size for t in targets], boxes)[image]
         l1 = F.l1_loss(matched / image_size, truth / image_size, reduction="none").sum(-1)
         giou = 1 - generalized_iou(matched, truth)
         # Every stage has the same number of pairs, so that the flat list folds into rows.
@@ -144,6 +150,7 @@ def _flatten(assignment: Assignment, counts: list[int]) -> Tensor:
 
 
 def _average_over_processes(count: int, device: torch.device) -> Tensor:
+    """Objects per process, at least 1: the divisor of the losses."""
     total = torch.full((), float(count), device=device)
     if comm.get_world_size() > 1:
         dist.all_reduce(total)

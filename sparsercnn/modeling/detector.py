@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from ..errors import InputError
+from .boxes import image_whwh
 from .criterion import SetCriterion
 from .head import DynamicHead
 
@@ -21,14 +22,14 @@ class SparseRCNN(nn.Module):
     """A backbone and a cascade of heads that refines learned proposals: no anchors, no RPN, no NMS.
 
     Args:
-        backbone: images to named feature maps. One with an attribute `auxiliary_pyramids`, prefix to loss weight,
-            returns in training further maps whose names begin with the prefix, and the losses are taken of these too.
+        backbone: maps images to named feature maps. If it has `auxiliary_pyramids`, {name prefix: loss weight}, it
+            returns in training also maps whose names have these prefixes, and the head is supervised on them too.
         head: refines boxes and object features in stages.
         criterion: the losses of all stages.
         in_features: names of the feature maps that the head reads, lowest level first.
         num_proposals: N learned boxes and features.
         hidden_dim: width d of the proposal features.
-        pixel_mean, pixel_std: of each input channel.
+        pixel_mean, pixel_std: of each input channel; images are normalized by them.
         use_focal: logits are K sigmoids rather than a softmax over K + 1 classes.
     """
 
@@ -95,7 +96,7 @@ class SparseRCNN(nn.Module):
 
     @property
     def auxiliary_pyramids(self) -> dict[str, float]:
-        """Prefix in the names of an auxiliary pyramid's maps, and weight of its losses."""
+        """What the backbone offers beside its pyramid in training: {prefix of maps' names: weight of the losses}."""
         return getattr(self.backbone, "auxiliary_pyramids", {})
 
     @property
@@ -103,7 +104,8 @@ class SparseRCNN(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """
+        """Losses in training, detections otherwise.
+
         Args:
             batched_inputs: a dict for each image, as detectron2's mappers make them: `image` (3, H, W) in
                 `cfg.INPUT.FORMAT` channel order, 0 to 255; in training `instances` with `gt_boxes` and `gt_classes`;
@@ -127,7 +129,7 @@ class SparseRCNN(nn.Module):
         """Weighted losses of all stages; those of an auxiliary pyramid end in its prefix, as `loss_ce_0_lateral`.
 
         Args:
-            features: of the backbone.
+            features: feature maps of the backbone by name, (B, d, H, W) each.
             proposals: (B, N, 4) absolute xyxy.
             targets: `gt_boxes` and `gt_classes` of each image, on the model's device.
         """
@@ -142,9 +144,9 @@ class SparseRCNN(nn.Module):
         """Logits (S, B, N, K) and boxes (S, B, N, 4) of every stage.
 
         Args:
-            features: of the backbone.
+            features: feature maps of the backbone by name, (B, d, H, W) each.
             proposals: (B, N, 4) absolute xyxy.
-            prefix: before the names of the levels to read, that of an auxiliary pyramid or none.
+            prefix: what precedes the names of the levels to read: that of an auxiliary pyramid, "" for the pyramid.
         """
         levels = [features[prefix + name] for name in self.in_features]
         return self.head(levels, proposals, self.init_proposal_features.weight)
@@ -157,7 +159,7 @@ class SparseRCNN(nn.Module):
         return Instances(instances.image_size, gt_boxes=Boxes(boxes), gt_classes=classes)
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
-        """Normalised images in one batch, padded with zeros to what the backbone can divide."""
+        """Normalized images in one batch, padded with zeros to what the backbone can divide."""
         images = [
             (x["image"].to(self.device, non_blocking=True) - self.pixel_mean).div_(self.pixel_std)
             for x in batched_inputs
@@ -169,8 +171,7 @@ class SparseRCNN(nn.Module):
     def proposal_boxes(self, images: ImageList) -> Tensor:
         """The learned boxes on each unpadded image: (B, N, 4) absolute xyxy."""
         boxes = box_convert(self.init_proposal_boxes.weight, "cxcywh", "xyxy")
-        whwh = torch.tensor([(w, h, w, h) for h, w in images.image_sizes]).to(boxes, non_blocking=True)
-        return boxes * whwh[:, None]
+        return boxes * image_whwh(images.image_sizes, boxes)[:, None]
 
     def select(self, logits: Tensor, boxes: Tensor, image_sizes: list[tuple[int, int]]) -> list[Instances]:
         """The N best results of each image: (class, proposal) pairs, or the best class of each proposal for softmax.
@@ -182,8 +183,8 @@ class SparseRCNN(nn.Module):
         """
         if self.use_focal:
             num_classes = logits.shape[-1]
-            scores, pairs = logits.flatten(1).topk(self.num_proposals)
-            scores, proposals, classes = scores.sigmoid(), pairs // num_classes, pairs % num_classes
+            best, pairs = logits.flatten(1).topk(self.num_proposals)
+            scores, proposals, classes = best.sigmoid(), pairs // num_classes, pairs % num_classes
         else:
             scores, classes = logits.softmax(-1)[..., :-1].max(-1)
             scores, proposals = scores.sort(descending=True)

@@ -21,12 +21,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.
 
 
 class DynamicConv(nn.Module):
-    """Each object feature filters its own RoI feature: two matrices made from it, then one linear layer.
+    """A linear layer makes two matrices from each object feature, and these filter the object's RoI feature in turn.
 
     Args:
         hidden_dim: channels d of object and RoI features.
         dim_dynamic: inner width of the two generated matrices, d × inner and inner × d.
-        bins: bins of a RoI feature, 49.
+        bins: bins of a RoI feature, resolution² = 49.
     """
 
     def __init__(self, hidden_dim: int, dim_dynamic: int, bins: int):
@@ -55,12 +55,12 @@ class RefinementStage(nn.Module):
     Args:
         hidden_dim: width d of object features.
         num_logits: K, or K + 1 for the softmax variant.
-        nheads: attention heads.
+        nheads: number of attention heads.
         dim_feedforward: width of the feed-forward layer.
         dim_dynamic: inner width of the dynamic interaction.
         num_cls, num_reg: linear + LayerNorm + ReLU layers before the logits and before the deltas; may be 0.
-        bins: bins of a RoI feature.
-        dropout: of attention and feed-forward layer.
+        bins: bins of a RoI feature, resolution² = 49.
+        dropout: probability of dropout in the attention and after each part of the stage.
         activation: "relu" or "gelu", in the feed-forward layer.
     """
 
@@ -93,7 +93,8 @@ class RefinementStage(nn.Module):
         self.bboxes_delta = nn.Linear(hidden_dim, 4)
 
     def forward(self, objects: Tensor, roi_features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """
+        """Refine object features by what the boxes show, and predict classes and deltas from them.
+
         Args:
             objects: (B, N, d) object features of the previous stage.
             roi_features: (B·N, bins, d).
@@ -104,7 +105,8 @@ class RefinementStage(nn.Module):
         objects = self.attend(objects)
         interaction = self.inst_interact(objects, roi_features)
         objects = self.norm2(objects + self.dropout(interaction))
-        # Half precision is too coarse for scores and for the position of boxes, and these layers are small.
+        # Half precision is too coarse for scores and for the position of boxes, and for the feed-forward layer, whose
+        # rounded results would be added to the objects that all later stages build on.
         with torch.autocast(objects.device.type, enabled=False):
             objects = objects.to(self.class_logits.weight.dtype)
             hidden = self.linear2(self.dropout(self.activation(self.linear1(objects))))
@@ -136,6 +138,7 @@ class DynamicHead(nn.Module):
         self.routing = routing
         self.head_series = nn.ModuleList(stages)
         self.grad_checkpointing = False
+        # As published: dx and dy are divided by 2, and in one stage no side grows more than 100000 / 16 times.
         self.box_transform = Box2BoxTransform(weights=(2.0, 2.0, 1.0, 1.0), scale_clamp=math.log(100000.0 / 16))
         self._initialize(prior_prob)
 
@@ -176,12 +179,15 @@ class DynamicHead(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
         if prior_prob is not None:
+            # Or the many proposals on background would swamp the first steps (Lin et al., Focal Loss, ICCV 2017,
+            # section 4.1). No other bias is a score: they keep PyTorch's initialization.
             for stage in self.head_series:
                 assert isinstance(stage, RefinementStage)
                 nn.init.constant_(stage.class_logits.bias, -math.log((1 - prior_prob) / prior_prob))
 
     def forward(self, features: list[Tensor], boxes: Tensor, proposal_features: Tensor) -> tuple[Tensor, Tensor]:
-        """
+        """Refine proposals through all stages.
+
         Args:
             features: (B, d, H, W) of each level, lowest first.
             boxes: (B, N, 4) proposal boxes, absolute xyxy.
@@ -202,7 +208,7 @@ class DynamicHead(nn.Module):
             boxes = self.box_transform.apply_deltas(deltas.flatten(0, 1), boxes.flatten(0, 1)).view_as(boxes)
             all_logits.append(logits)
             all_boxes.append(boxes)
-            boxes = boxes.detach()
+            boxes = boxes.detach()  # each stage learns from its own losses alone
         return torch.stack(all_logits), torch.stack(all_boxes)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -214,5 +220,6 @@ class DynamicHead(nn.Module):
 
 
 def _tower(width: int, depth: int) -> nn.Sequential:
+    """`depth` times a linear layer without bias, LayerNorm and ReLU."""
     layers = [m for _ in range(depth) for m in (nn.Linear(width, width, bias=False), nn.LayerNorm(width), nn.ReLU())]
     return nn.Sequential(*layers)

@@ -11,13 +11,13 @@ from detectron2.structures import Instances
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from .boxes import generalized_iou
+from .boxes import generalized_iou, image_whwh
 
 Assignment = list[list[tuple[Tensor, Tensor]]]
 
 
 class HungarianMatcher(nn.Module):
-    """Matches each object to the proposal that minimises class cost + L1 + GIoU, at every stage on its own.
+    """Matches each object to a proposal so that class cost, L1 and −GIoU add up to the least, each stage on its own.
 
     Costs are computed only between proposals and objects of the same image, for all stages and images at once,
     and reach the host in one transfer.
@@ -25,7 +25,8 @@ class HungarianMatcher(nn.Module):
     Args:
         class_weight, l1_weight, giou_weight: weights of the three costs.
         use_focal: logits are K sigmoids (focal cost) rather than a softmax over K + 1 classes.
-        alpha, gamma: of the focal cost.
+        alpha: weight of an object's class in the focal cost, against 1 − alpha for background.
+        gamma: exponent of the factor (1 − p_t), which plays down easy examples in the focal cost.
     """
 
     @configurable
@@ -61,7 +62,8 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor, boxes: Tensor, targets: list[Instances]) -> Assignment:
-        """
+        """Pair proposals with objects, each stage on its own.
+
         Args:
             logits: (S, B, N, K), or K + 1 for the softmax variant.
             boxes: (S, B, N, 4) absolute xyxy.
@@ -86,7 +88,7 @@ class HungarianMatcher(nn.Module):
         """Cost of every (proposal, object) pair of an image: (S, B, N, M), M the largest object count, padded."""
         gt_boxes = _pad([t.gt_boxes.tensor for t in targets]).to(boxes)
         gt_classes = _pad([t.gt_classes for t in targets]).to(boxes.device)
-        image_size = image_sizes(targets, boxes)[:, None]
+        image_size = image_whwh([t.image_size for t in targets], boxes)[:, None]
         boxes = boxes.float()
         # A width below zero would make GIoU unbounded, and an ever better match.
         is_inverted = (boxes[..., 2:] < boxes[..., :2]).any(-1, keepdim=True)
@@ -99,25 +101,24 @@ class HungarianMatcher(nn.Module):
         return costs.masked_fill(is_inverted, torch.nan)
 
     def _class_cost(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(S, B, N, M): the focal loss of an object's class as foreground minus that as background; or −probability."""
         index = classes[None, :, None].expand(*logits.shape[:3], -1)
         if not self.use_focal:
             return -logits.softmax(-1).gather(-1, index)
         p = logits.gather(-1, index).sigmoid()
+        # 1e-8 keeps the logarithms finite.
         positive = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
         negative = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
         return positive - negative
 
 
-def image_sizes(targets: list[Instances], like: Tensor) -> Tensor:
-    """(B, 4) width, height, width, height of each image, in the type and on the device of `like`."""
-    return torch.tensor([t.image_size[::-1] * 2 for t in targets]).to(like, non_blocking=True)
-
-
 def _pad(tensors: list[Tensor]) -> Tensor:
+    """(B, M, ...), shorter tensors filled up with zeros."""
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
 def _assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Proposals, ascending, and their objects in the assignment of least cost, from the (N, M) costs of an image."""
     try:
         proposals, objects = linear_sum_assignment(cost)
     except ValueError as error:

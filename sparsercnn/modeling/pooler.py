@@ -45,7 +45,7 @@ class Pyramid:
 
         Args:
             index: (bins, n) int64 rows of `pixels`.
-            weight: (bins, n) of each; no gradient flows to it.
+            weight: (bins, n) that each row is multiplied by; no gradient flows to it.
 
         Returns:
             (bins, C) in the type of `pixels`.
@@ -58,7 +58,7 @@ class Pooler(nn.Module):
     """RoIAlign (aligned: pixel centers at half coordinates) of boxes on one level or on all levels of a pyramid.
 
     Args:
-        strides: of each level, lowest first, each twice the one before.
+        strides: stride of each level in pixels, lowest level first, each twice the one before.
         resolution: bins along each side.
         sampling_ratio: S, samples along each side of a bin.
     """
@@ -92,7 +92,7 @@ class Pooler(nn.Module):
 
 
 class Bins(nn.Module):
-    """Which pixels the bins of RoIAlign sum. The arguments are those of `Pooler`."""
+    """Computes which pixels the bins of RoIAlign sum, and with which weights. The arguments are those of `Pooler`."""
 
     scales: Tensor
 
@@ -103,7 +103,8 @@ class Bins(nn.Module):
         self.register_buffer("scales", torch.tensor([1 / s for s in strides]), persistent=False)
 
     def forward(self, layout: Tensor, boxes: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """
+        """Pixels and weights of every bin of every box.
+
         Args:
             layout: (3, L), see `Pyramid`.
             boxes: (..., B, N, 4) absolute xyxy.
@@ -124,7 +125,14 @@ class Bins(nn.Module):
         return index.reshape(-1, taps), weight.reshape(-1, taps)
 
     def _taps(self, low: Tensor, high: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels along one axis that each bin reads (int64) and their weights: both (..., resolution, 2·S)."""
+        """Pixels along one axis that each bin reads (int64) and their weights: both (..., resolution, 2·S).
+
+        Bilinear interpolation reads two pixels for each of the S samples of a bin.
+
+        Args:
+            low, high: (...) where boxes begin and end, in pixels of their level.
+            size: (...) pixels of that level along the axis.
+        """
         # In the order of torchvision's kernel, so that the positions round as they do there: what differs here grows
         # from stage to stage.
         bins = torch.arange(self.resolution, device=low.device, dtype=low.dtype)[:, None]
@@ -152,6 +160,7 @@ class FusedPooler(Pooler):
         self.bins = Bins(strides, resolution, sampling_ratio)
 
     def pool(self, pyramid: Pyramid, boxes: Tensor, levels: Tensor) -> Tensor:
+        # Proposals learn through the deltas alone, as with detectron2's RoIAlign.
         index, weight = self.bins(pyramid.layout, boxes.detach(), levels)
         return pyramid.sum_pixels(index, weight).unflatten(0, (-1, self.resolution**2))
 

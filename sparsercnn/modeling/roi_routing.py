@@ -33,6 +33,7 @@ def assign_levels(boxes: Tensor, levels: range, canonical_level: int = 4, canoni
     width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
     # The small constant is detectron2's; it decides the level of boxes that lie exactly on a border.
     level = torch.floor(canonical_level + torch.log2((width * height).sqrt() / canonical_size + 1e-8))
+    # Boxes that are not numbers must not index out of the pyramid; in training the matcher reports them.
     return level.nan_to_num(nan=levels[0]).clamp(levels[0], levels[-1]).long()
 
 
@@ -41,7 +42,7 @@ class LevelRouting(nn.Module):
 
     Args:
         pooler: RoIAlign on the pyramid.
-        channels: of every level.
+        channels: of every level, for routings that have layers of their own.
         canonical_level, canonical_size: see `assign_levels`.
     """
 

@@ -34,7 +34,7 @@ each_registered = pytest.mark.parametrize("neck", REGISTERED)
 
 
 def perturb(model):
-    """Move every parameter off its initial value, so that no path is closed by a zero initialisation."""
+    """Move every parameter off its initial value, so that no path is closed by a zero initialization."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -152,14 +152,15 @@ def test_traces_for_any_size(build_neck, neck, levels):
         torch.testing.assert_close(traced(features), backbone.neck(features))
 
 
-# The context maps of AugFPN have sizes that PyTorch's adaptive pooling fixes at export.
-@pytest.mark.parametrize("neck", [name for name in REGISTERED if name != "AugFPN"])
+@each_registered
 def test_exports_for_any_size(build_neck, neck):
-    """With extra levels, for images that detectron2 has padded to the backbone's stride, 160 pixels or more."""
+    """With extra levels, for images padded to the backbone's stride on which no map has a single row or column."""
+    # The smallest context map of AugFPN has a tenth of the rows of res5.
+    smallest = 20 if neck == "AugFPN" else 5
     backbone = build_neck(neck, "IN_FEATURES", ["res3", "res4", "res5"], "NUM_LEVELS", 5).eval()
-    height, width = (32 * torch.export.Dim(name, min=5, max=64) for name in ("height", "width"))
-    example = torch.randn(1, 3, 288, 224)
+    height, width = (32 * torch.export.Dim(name, min=smallest, max=64) for name in ("height", "width"))
+    example = torch.randn(1, 3, 32 * (smallest + 4), 32 * (smallest + 2))
     exported = torch.export.export(backbone, (example,), dynamic_shapes=({2: height, 3: width},)).module()
-    for size in ((160, 192), (224, 384)):
-        images = torch.randn(1, 3, *size)
+    for height, width in ((0, 1), (2, 7)):
+        images = torch.randn(1, 3, 32 * (smallest + height), 32 * (smallest + width))
         torch.testing.assert_close(exported(images), backbone(images))

@@ -80,10 +80,10 @@ def test_costs_are_printed_and_saved(tmp_path, capsys):
     rows = json.loads((output / "necks.json").read_text())["necks"]
     assert list(rows) == ["fpn", "augfpn"]
     for row in rows.values():
-        assert sum(row["gflops"][part] for part in compare_necks.PARTS) == pytest.approx(row["gflops"]["total"])
+        assert sum(row["gmacs"][part] for part in compare_necks.PARTS) == pytest.approx(row["gmacs"]["total"])
         assert row["latency_ms"]["cpu"]["median"] > 0 and row["memory_mib"]["cpu"] > 0
     fpn, augfpn = rows.values()
-    assert fpn["gflops"]["bottom-up"] == augfpn["gflops"]["bottom-up"]
+    assert fpn["gmacs"]["bottom-up"] == augfpn["gmacs"]["bottom-up"]
     assert fpn["parameters"]["neck"] < augfpn["parameters"]["neck"]
     table = (output / "necks.md").read_text()
     assert table in capsys.readouterr().out
@@ -97,7 +97,7 @@ def test_counts_equal_those_of_the_layers(tmp_path):
     costs = measure_costs({"fpn": cfg}, (64, 64), rounds=1)["fpn"]
     lateral, output = 512 * 16, 9 * 16 * 16
     assert costs["parameters"]["neck"] == pytest.approx((lateral + output + 2 * 16) / 1e6)
-    assert costs["gflops"]["neck"] == pytest.approx(2 * 2 * (lateral + output) / 1e9)
+    assert costs["gmacs"]["neck"] == pytest.approx(2 * 2 * (lateral + output) / 1e9)
 
 
 def test_memory_counts_what_lives_at_the_same_time():

@@ -10,9 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from sparsercnn import prepare_for_inference
-from sparsercnn.errors import InputError
 from sparsercnn.fast.convolution import FastConv2d
-from sparsercnn.fast.inference import Parts, build_inference_model, prepare_parts
+from sparsercnn.fast.inference import Parts, prepare_parts
 from sparsercnn.fast.processor import has_onednn
 from sparsercnn.fast.training import prepare_for_training
 from sparsercnn.visualization.stages import predict_stages
@@ -145,15 +144,6 @@ def test_compiling_is_for_gpus():
     assert_same_results(prepared(pictures((64, 96))), model(pictures((64, 96))))
 
 
-def test_precision_comes_from_the_config():
-    cfg = small_config()
-    cfg.TEST.PRECISION = "bfloat16"
-    assert build_inference_model(cfg, detector()).dtype == torch.bfloat16
-    cfg.TEST.PRECISION = "half"
-    with pytest.raises(InputError, match="TEST.PRECISION is 'half'; choose one of float32"):
-        build_inference_model(cfg, detector())
-
-
 @torch.no_grad()
 def test_float16_runs_on_every_cpu():
     (stages,) = prepare_for_inference(detector(), torch.float16).run(predict_stages, pictures((64, 96)))
@@ -167,18 +157,6 @@ def test_a_prepared_copy_stays_in_evaluation_mode_and_is_not_prepared_again():
     for again in (prepared, prepared.model):
         with pytest.raises(ValueError, match="prepared for inference already"):
             prepare_for_inference(again)
-
-
-@torch.no_grad()
-def test_preparation_is_a_switch():
-    cfg = small_config()
-    model = detector()
-    cfg.TEST.PREPARE = False
-    plain = build_inference_model(cfg, model.train())
-    assert model.training and not plain.training
-    found = plain(pictures((64, 96)))[0]["instances"]
-    expected = model.eval()(pictures((64, 96)))[0]["instances"]
-    assert torch.equal(found.scores, expected.scores)
 
 
 @pytest.mark.skipif(not has_onednn(torch.float32), reason="needs oneDNN")

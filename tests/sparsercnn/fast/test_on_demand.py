@@ -93,8 +93,8 @@ def detector(**options):
     for stage in model.head.head_series:
         torch.nn.init.normal_(stage.bboxes_delta.weight, std=0.02)
     # Boxes of many sizes; the whole image, where training starts, would read the highest level only.
-    centres, sizes = torch.rand(cfg.MODEL.SparseRCNN.NUM_PROPOSALS, 2), torch.logspace(-1.3, 0, 10)[:, None]
-    model.init_proposal_boxes.weight.data = torch.cat([centres, sizes, sizes], dim=1)
+    centers, sizes = torch.rand(cfg.MODEL.SparseRCNN.NUM_PROPOSALS, 2), torch.logspace(-1.3, 0, 10)[:, None]
+    model.init_proposal_boxes.weight.data = torch.cat([centers, sizes, sizes], dim=1)
     return model
 
 

@@ -8,7 +8,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import nn
 from torch.testing import assert_close
 
-from sparsercnn.modeling.gradient_checkpointing import checkpoint_gradients
+from sparsercnn.engine.gradient_checkpointing import checkpoint_gradients
 
 from ..models import assert_same_training, small_detector, training_batch
 
