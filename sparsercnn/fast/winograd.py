@@ -86,6 +86,8 @@ SMALL_TILES = Transforms(
 )
 TILES_AT_ONCE = 384
 """So many that the filters are read seldom, so few that what the steps hand on may stay in the processor's cache."""
+PIXELS_AT_ONCE = 2048
+"""The same for convolutions, of whose tiles each thread takes some at a time: also so few that threads end together."""
 
 
 def transforms_for(dtype: torch.dtype) -> Transforms:
@@ -154,7 +156,8 @@ def convolve_tiles(x: Tensor, tiles: Tensor, filters: Tensor, bias: Tensor | Non
     pixels = x.permute(0, 2, 3, 1).flatten(0, 2)
     rows, inside = tile_rows(tiles, x)
     targets = torch.where(inside[:, 1:-1, 1:-1], rows[:, 1:-1, 1:-1], len(out) - 1)
-    size = bins * min(TILES_AT_ONCE, len(tiles)) * max(channels, out_channels)
+    step = PIXELS_AT_ONCE // transforms.tile**2
+    size = bins * min(step, len(tiles)) * max(channels, out_channels)
 
     def convolve(pieces: Iterator[slice]) -> None:
         # Allocated once: what is allocated anew for each piece, the system has to zero first.
@@ -172,7 +175,7 @@ def convolve_tiles(x: Tensor, tiles: Tensor, filters: Tensor, bias: Tensor | Non
             results = transform(outputs, of_tiles, part(there, count, len(outputs), out_channels)).flatten(0, 1)
             out.index_copy_(0, targets[some].flatten(), results if bias is None else results.add_(bias))
 
-    share(convolve, [slice(start, start + TILES_AT_ONCE) for start in range(0, len(tiles), TILES_AT_ONCE)])
+    share(convolve, [slice(start, start + step) for start in range(0, len(tiles), step)])
 
 
 def tile_rows(tiles: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
