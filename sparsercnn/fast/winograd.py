@@ -9,13 +9,10 @@ precision, with the smaller tiles, two to three times. What is not finite may re
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-from .threads import share
 
 
 class Transforms(NamedTuple):
@@ -86,8 +83,6 @@ SMALL_TILES = Transforms(
 )
 TILES_AT_ONCE = 384
 """So many that the filters are read seldom, so few that what the steps hand on may stay in the processor's cache."""
-PIXELS_AT_ONCE = 2048
-"""The same for convolutions, of whose tiles each thread takes some at a time: also so few that threads end together."""
 
 
 def transforms_for(dtype: torch.dtype) -> Transforms:
@@ -150,32 +145,28 @@ def convolve_tiles(x: Tensor, tiles: Tensor, filters: Tensor, bias: Tensor | Non
         out: at least B·H·W + 1 rows of O channels. Row (b·H + y)·W + x is that of a pixel; the last one takes what lies
             outside the image.
     """
-    bins, channels, out_channels = filters.shape
     transforms = transforms_for(x.dtype)
+    bins, channels, out_channels = filters.shape
+    # Allocated once: what is allocated anew for each step, the system has to zero first.
+    size = bins * min(TILES_AT_ONCE, len(tiles)) * max(channels, out_channels)
+    here, there = x.new_empty(size), x.new_empty(size)
     inputs, outputs = both_axes(transforms.inputs, x), both_axes(transforms.outputs, x)
     pixels = x.permute(0, 2, 3, 1).flatten(0, 2)
     rows, inside = tile_rows(tiles, x)
     targets = torch.where(inside[:, 1:-1, 1:-1], rows[:, 1:-1, 1:-1], len(out) - 1)
-    step = PIXELS_AT_ONCE // transforms.tile**2
-    size = bins * min(step, len(tiles)) * max(channels, out_channels)
-
-    def convolve(pieces: Iterator[slice]) -> None:
-        # Allocated once: what is allocated anew for each piece, the system has to zero first.
-        here, there = x.new_empty(size), x.new_empty(size)
-        for some in pieces:
-            windows = read_windows(pixels, rows[some], inside[some], here)
-            count = len(windows)
-            if x.itemsize < 4:  # its products write tensors of any layout, but copy those they read
-                of_bins = part(there, bins, count, channels)
-            else:
-                of_bins = part(there, count, bins, channels).transpose(0, 1)
-            transform(inputs, windows, of_bins.transpose(0, 1))
-            of_tiles = part(here, count, bins, out_channels)
-            torch.bmm(of_bins, filters, out=of_tiles.transpose(0, 1))
-            results = transform(outputs, of_tiles, part(there, count, len(outputs), out_channels)).flatten(0, 1)
-            out.index_copy_(0, targets[some].flatten(), results if bias is None else results.add_(bias))
-
-    share(convolve, [slice(start, start + step) for start in range(0, len(tiles), step)])
+    for start in range(0, len(tiles), TILES_AT_ONCE):
+        some = slice(start, start + TILES_AT_ONCE)
+        windows = read_windows(pixels, rows[some], inside[some], here)
+        count = len(windows)
+        if x.itemsize < 4:  # its products write tensors of any layout, but copy those they read
+            of_bins = part(there, bins, count, channels)
+        else:
+            of_bins = part(there, count, bins, channels).transpose(0, 1)
+        transform(inputs, windows, of_bins.transpose(0, 1))
+        of_tiles = part(here, count, bins, out_channels)
+        torch.bmm(of_bins, filters, out=of_tiles.transpose(0, 1))
+        results = transform(outputs, of_tiles, part(there, count, len(outputs), out_channels)).flatten(0, 1)
+        out.index_copy_(0, targets[some].flatten(), results if bias is None else results.add_(bias))
 
 
 def tile_rows(tiles: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,8 +202,8 @@ def read_windows(pixels: Tensor, rows: Tensor, inside: Tensor, memory: Tensor) -
 
 def both_axes(matrix: list[list[int]], like: Tensor) -> Tensor:
     """M ⊗ M: for `transform` along both axes in one step, which rounds once."""
-    matrix = like.new_tensor(matrix)
-    return torch.kron(matrix, matrix)
+    one_axis = like.new_tensor(matrix)
+    return torch.kron(one_axis, one_axis)
 
 
 def transform(matrix: Tensor, tiles: Tensor, out: Tensor) -> Tensor:
