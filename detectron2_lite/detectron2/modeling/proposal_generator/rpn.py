@@ -44,6 +44,9 @@ class StandardRPNHead(nn.Module):
         num_anchors: anchors at each cell.
         box_dim: numbers that describe a box.
         conv_dims: output channels of each 3×3 convolution; -1 for as many as its input has.
+
+    Raises:
+        ValueError: for another number that is not positive.
     """
 
     @configurable
@@ -55,7 +58,8 @@ class StandardRPNHead(nn.Module):
         channels = in_channels
         for dim in conv_dims:
             out_channels = channels if dim == -1 else dim
-            assert out_channels > 0, f"Conv output channels should be greater than 0. Got {out_channels}"
+            if out_channels <= 0:
+                raise ValueError(f"Conv output channels should be greater than 0. Got {out_channels}")
             convs.append(Conv2d(channels, out_channels, kernel_size=3, stride=1, padding=1, activation=nn.ReLU()))
             channels = out_channels
         # A single convolution has no number in its name, so that the weights of published models fit.

@@ -285,7 +285,7 @@ class FastRCNNOutputLayers(nn.Module):
         """
         boxes = []
         for of_image, instances in zip(self.predict_boxes(predictions, proposals), proposals, strict=True):
-            by_class = of_image.view(len(of_image), -1, 4)
+            by_class = of_image.unflatten(1, (-1, 4))
             # Background has no box of its own, nor have the classes of a class-agnostic prediction.
             classes = instances.gt_classes.clamp(0, by_class.shape[1] - 1)
             boxes.append(by_class[torch.arange(len(by_class), device=by_class.device), classes])

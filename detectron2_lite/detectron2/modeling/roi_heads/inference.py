@@ -57,7 +57,7 @@ def fast_rcnn_inference_single_image(
     boxes, scores = boxes[finite], scores[finite, :-1]
     clipped = Boxes(boxes.reshape(-1, 4))
     clipped.clip(image_shape)
-    boxes = clipped.tensor.view(boxes.shape[0], -1, 4)
+    boxes = clipped.tensor.view(-1, boxes.shape[1] // 4, 4)
 
     chosen = scores > score_thresh
     proposals, classes = nonzero_tuple(chosen)
