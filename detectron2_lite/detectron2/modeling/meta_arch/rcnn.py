@@ -36,6 +36,9 @@ class _ImageNetwork(nn.Module):
         pixel_mean, pixel_std: mean and standard deviation of each channel.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, backbone: Backbone, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
         super().__init__()
         self.backbone = backbone

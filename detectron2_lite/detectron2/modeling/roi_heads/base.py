@@ -45,9 +45,6 @@ class ROIHeads(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        assert not (cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON), (
-            "These RoI heads predict boxes only: set MODEL.MASK_ON and MODEL.KEYPOINT_ON to False."
-        )
         roi_heads = cfg.MODEL.ROI_HEADS
         return {
             "num_classes": roi_heads.NUM_CLASSES,

@@ -74,6 +74,8 @@ class FastRCNNOutputLayers(nn.Module):
         fed_loss_num_classes: how many classes federated loss uses at least.
     """
 
+    fed_loss_cls_weights: Tensor
+
     @configurable
     def __init__(
         self,

@@ -3,6 +3,8 @@
 Girshick, Fast R-CNN, ICCV 2015; Ren et al., Faster R-CNN, NeurIPS 2015.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +29,12 @@ proposals.
 def build_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
     """Build `cfg.MODEL.ROI_HEADS.NAME` for feature maps of the given shapes."""
     return ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, input_shape)
+
+
+def _assert_boxes_only(cfg: CfgNode) -> None:
+    assert not (cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON), (
+        f"{cfg.MODEL.ROI_HEADS.NAME} predicts boxes only: set MODEL.MASK_ON and MODEL.KEYPOINT_ON to False."
+    )
 
 
 def _build_pooler(cfg: CfgNode, shapes: list[ShapeSpec]) -> ROIPooler:
@@ -54,7 +62,7 @@ class Res5ROIHeads(ROIHeads):
 
     @configurable
     def __init__(
-        self, *, in_features: list[str], pooler: ROIPooler, res5: nn.Module, box_predictor: nn.Module, **kwargs
+        self, *, in_features: list[str], pooler: ROIPooler, res5: nn.Module, box_predictor: nn.Module, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.in_features = in_features
@@ -64,6 +72,7 @@ class Res5ROIHeads(ROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        _assert_boxes_only(cfg)
         ret = super().from_config(cfg)
         in_features = cfg.MODEL.ROI_HEADS.IN_FEATURES
         assert len(in_features) == 1, (
@@ -147,7 +156,7 @@ class StandardROIHeads(ROIHeads):
         box_head: nn.Module,
         box_predictor: nn.Module,
         train_on_pred_boxes: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.in_features = self.box_in_features = box_in_features
@@ -158,6 +167,7 @@ class StandardROIHeads(ROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        _assert_boxes_only(cfg)
         return {
             **super().from_config(cfg),
             "train_on_pred_boxes": cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES,
