@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from sparsercnn import load_config
 
@@ -48,7 +49,7 @@ VERSION: 2
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_every_config_loads(path):
     cfg = load_config(path)
-    assert cfg.MODEL.META_ARCHITECTURE == "SparseRCNN"
+    assert cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
     assert max(cfg.SOLVER.STEPS) < cfg.SOLVER.MAX_ITER or cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupMultiStepLR"
     assert cfg.SOLVER.WARMUP_ITERS < cfg.SOLVER.MAX_ITER
 

@@ -3,16 +3,13 @@
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.modeling import META_ARCH_REGISTRY, DatasetMapperTTA, GeneralizedRCNNWithTTA
+from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch import nn
 
-# Official detectron2 accepts its own meta-architecture only.
-DETECTOR = META_ARCH_REGISTRY.get("GeneralizedRCNN") if "GeneralizedRCNN" in META_ARCH_REGISTRY else nn.Module
 
-
-class BrightestDetector(DETECTOR):
+class BrightestDetector(GeneralizedRCNN):
     """Detects the bounding box of the bright pixels, and counts how many views it sees at once."""
 
     def __init__(self):
@@ -114,3 +111,8 @@ def test_keypoints_and_precomputed_proposals_are_refused():
         cfg.MODEL[key] = True
         with pytest.raises(AssertionError, match="not supported"):
             GeneralizedRCNNWithTTA(cfg, BrightestDetector())
+
+
+def test_other_models_are_refused():
+    with pytest.raises(AssertionError, match="only supported on GeneralizedRCNN. Got a model of type .*Linear"):
+        GeneralizedRCNNWithTTA(tta_cfg(), nn.Linear(1, 1))

@@ -39,6 +39,18 @@ _C2_FPN_RULES = (
     (r"^fpn\.7\.", "top_block.p7."),
 )
 
+# the region proposal network, on a pyramid or not, and the box head
+_C2_HEAD_RULES = (
+    (r"^conv\.rpn(?:\.fpn2)?\.", "proposal_generator.rpn_head.conv."),
+    (r"^rpn\.bbox\.pred(?:\.fpn2)?\.", "proposal_generator.rpn_head.anchor_deltas."),
+    (r"^rpn\.cls\.logits(?:\.fpn2)?\.", "proposal_generator.rpn_head.objectness_logits."),
+    (r"^bbox\.pred\.", "bbox_pred."),
+    (r"^cls\.score\.", "cls_score."),
+    (r"^fc6\.", "box_head.fc1."),
+    (r"^fc7\.", "box_head.fc2."),
+    (r"^head\.conv(\d+)\.", r"box_head.conv\1."),
+)
+
 
 def convert_basic_c2_names(original_keys: list[str]) -> list[str]:
     """Detectron2's names for parameters of a Caffe2 ResNet, in the same order.
@@ -57,17 +69,24 @@ def _apply(rules: tuple[tuple[str, str], ...], name: str) -> str:
 def convert_c2_detectron_names(
     weights: dict[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Rename the backbone and pyramid weights of a Detectron (Caffe2) checkpoint.
+    """Rename the weights of a Detectron (Caffe2) checkpoint, and move its background class from first to last.
 
     Returns:
         The weights under their new names, and the original name of each new one.
     """
     logging.getLogger(__name__).info("Renaming Caffe2 weights ......")
     original_keys = sorted(weights)
-    new_keys = [_apply(_C2_FPN_RULES, key) for key in convert_basic_c2_names(original_keys)]
+    new_keys = [_apply(_C2_FPN_RULES + _C2_HEAD_RULES, key) for key in convert_basic_c2_names(original_keys)]
     assert len(set(new_keys)) == len(original_keys), "two Caffe2 weights were given the same name"
     pairs = list(zip(new_keys, original_keys, strict=True))
-    return {new: weights[old] for new, old in pairs}, dict(pairs)
+    return {new: _background_last(new, weights[old]) for new, old in pairs}, dict(pairs)
+
+
+def _background_last(name: str, value: torch.Tensor) -> torch.Tensor:
+    """The parameter of an output layer with background's row behind those of the classes, and without a box for it."""
+    if name.startswith("cls_score."):
+        return torch.cat([value[1:], value[:1]])
+    return value[4:] if name.startswith("bbox_pred.") else value
 
 
 def align_and_update_state_dicts(

@@ -21,6 +21,7 @@ from .catalog import DatasetCatalog, MetadataCatalog
 from .common import AspectRatioGroupedDataset, DatasetFromList, MapDataset, ToIterableDataset
 from .dataset_mapper import DatasetMapper
 from .detection_utils import check_metadata_consistency
+from .proposals import load_proposals_into_dataset
 from .samplers import (
     InferenceSampler,
     RandomSubsetTrainingSampler,
@@ -35,6 +36,7 @@ __all__ = [
     "build_detection_train_loader",
     "build_detection_test_loader",
     "get_detection_dataset_dicts",
+    "load_proposals_into_dataset",
     "print_instances_class_histogram",
 ]
 
@@ -86,13 +88,18 @@ def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list
 
 
 def get_detection_dataset_dicts(
-    names: str | Sequence[str], filter_empty: bool = True, *, check_consistency: bool = True
+    names: str | Sequence[str],
+    filter_empty: bool = True,
+    *,
+    proposal_files: Sequence[str] | None = None,
+    check_consistency: bool = True,
 ) -> list[dict] | data.Dataset:
     """Load registered data sets as one list in detectron2's standard format.
 
     Args:
         names: a data set's name or several.
         filter_empty: whether to leave out images without annotations or with crowds only.
+        proposal_files: for each data set, the file of its precomputed proposals; None for no proposals.
         check_consistency: whether to check that all data sets have the same classes.
 
     Returns:
@@ -105,6 +112,9 @@ def get_detection_dataset_dicts(
         return data.ConcatDataset(datasets) if len(datasets) > 1 else datasets[0]
     for name, dicts in zip(names, datasets, strict=True):
         assert len(dicts), f"Dataset '{name}' is empty!"
+    if proposal_files is not None:
+        assert len(names) == len(proposal_files), f"{len(names)} data sets, but {len(proposal_files)} proposal files"
+        datasets = [load_proposals_into_dataset(d, f) for d, f in zip(datasets, proposal_files, strict=True)]
 
     dataset_dicts = list(itertools.chain.from_iterable(datasets))
     if "annotations" in dataset_dicts[0]:
@@ -224,7 +234,11 @@ def _train_loader_from_config(
     sampler: data.Sampler | None = None,
 ) -> dict[str, Any]:
     if dataset is None:
-        dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+        dataset = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+        )
         _log_api_usage("dataset." + cfg.DATASETS.TRAIN[0])
     return {
         "dataset": dataset,
@@ -279,7 +293,12 @@ def build_detection_train_loader(
 def _test_loader_from_config(
     cfg: CfgNode, dataset_name: str | Sequence[str], mapper: Callable[[dict], Any] | None = None
 ) -> dict[str, Any]:
-    dataset = get_detection_dataset_dicts(dataset_name, filter_empty=False)
+    names = [dataset_name] if isinstance(dataset_name, str) else dataset_name
+    proposal_files = None
+    if cfg.MODEL.LOAD_PROPOSALS:
+        positions = [list(cfg.DATASETS.TEST).index(name) for name in names]
+        proposal_files = [cfg.DATASETS.PROPOSAL_FILES_TEST[i] for i in positions]
+    dataset = get_detection_dataset_dicts(names, filter_empty=False, proposal_files=proposal_files)
     return {
         "dataset": dataset,
         "mapper": DatasetMapper(cfg, False) if mapper is None else mapper,

@@ -22,13 +22,22 @@ class DatasetMapper:
         is_train: whether the annotations are wanted.
         augmentations: what to apply, in this order.
         image_format: see `detection_utils.read_image`.
+        precomputed_proposal_topk: best precomputed proposals of each image to keep; None for no proposals.
     """
 
     @configurable
-    def __init__(self, is_train: bool, *, augmentations: list[T.Augmentation | T.Transform], image_format: str):
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: list[T.Augmentation | T.Transform],
+        image_format: str,
+        precomputed_proposal_topk: int | None = None,
+    ):
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.proposal_topk = precomputed_proposal_topk
         mode = "training" if is_train else "inference"
         logging.getLogger(__name__).info(f"[DatasetMapper] Augmentations used in {mode}: {augmentations}")
 
@@ -37,7 +46,16 @@ class DatasetMapper:
         augmentations = utils.build_augmentation(cfg, is_train)
         if cfg.INPUT.CROP.ENABLED and is_train:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-        return {"is_train": is_train, "augmentations": augmentations, "image_format": cfg.INPUT.FORMAT}
+        topk = {
+            True: cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN,
+            False: cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST,
+        }
+        return {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "precomputed_proposal_topk": topk[is_train] if cfg.MODEL.LOAD_PROPOSALS else None,
+        }
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple[int, int]
@@ -57,7 +75,8 @@ class DatasetMapper:
 
         Returns:
             a copy with "image", (C, H, W) uint8 of the augmented image, and in training "instances" (crowds and
-            boxes without area left out) in place of "annotations". "width" and "height" are those of the file.
+            boxes without area left out) in place of "annotations". Precomputed proposals become "proposals", see
+            `detection_utils.transform_proposals`. "width" and "height" are those of the file.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
@@ -69,6 +88,8 @@ class DatasetMapper:
         # A copy even where the layout fits: arrays made from PIL images are read-only, tensors are not.
         dataset_dict["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
+        if self.proposal_topk is not None:
+            utils.transform_proposals(dataset_dict, image.shape[:2], transforms, proposal_topk=self.proposal_topk)
         if not self.is_train:
             dataset_dict.pop("annotations", None)
         elif "annotations" in dataset_dict:

@@ -21,10 +21,12 @@ __all__ = [
     "convert_image_to_rgb",
     "check_image_size",
     "transform_instance_annotations",
+    "transform_proposals",
     "annotations_to_instances",
     "filter_empty_instances",
     "gen_crop_transform_with_instance",
     "check_metadata_consistency",
+    "get_fed_loss_cls_weights",
     "build_augmentation",
     "build_transform_gen",
     "read_image",
@@ -219,6 +221,54 @@ def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
         logger.error(f"Metadata '{key}' for dataset '{dataset_names[0]}' is '{values[0]}'")
     if different:
         raise ValueError(f"Datasets have different metadata '{key}'!")
+
+
+def get_fed_loss_cls_weights(dataset_names: str | Sequence[str], freq_weight_power: float = 1.0) -> torch.Tensor:
+    """Weights with which the classes of federated loss are drawn: powers of how many images each class is in.
+
+    Args:
+        dataset_names: a data set or several, with the same metadata "class_image_count", a list of
+            {"id": of the category, "image_count": images}.
+        freq_weight_power: the exponent.
+
+    Returns:
+        (K,) float32, in the order of the ids.
+    """
+    names = [dataset_names] if isinstance(dataset_names, str) else dataset_names
+    check_metadata_consistency("class_image_count", names)
+    counts = sorted(MetadataCatalog.get(names[0]).class_image_count, key=lambda count: count["id"])
+    return torch.tensor([count["image_count"] for count in counts], dtype=torch.float32) ** freq_weight_power
+
+
+def transform_proposals(
+    dataset_dict: dict[str, Any],
+    image_shape: tuple[int, int],
+    transforms: T.Transform,
+    *,
+    proposal_topk: int,
+    min_box_size: float = 0,
+) -> None:
+    """Replace precomputed proposals of the image file by those of the transformed image, in place.
+
+    Args:
+        dataset_dict: may have "proposal_boxes", "proposal_bbox_mode" and "proposal_objectness_logits" as
+            `load_proposals_into_dataset` sets them. They become "proposals", `Instances` with `proposal_boxes` and
+            `objectness_logits`.
+        image_shape: (h, w) of the transformed image, to which the boxes are clipped.
+        transforms: what was applied to the image.
+        proposal_topk: how many are kept, the first ones.
+        min_box_size: boxes that, once clipped, are not wider and higher than this many pixels are dropped.
+    """
+    if "proposal_boxes" not in dataset_dict:
+        return
+    boxes = BoxMode.convert(
+        dataset_dict.pop("proposal_boxes"), dataset_dict.pop("proposal_bbox_mode"), BoxMode.XYXY_ABS
+    )
+    boxes = Boxes(transforms.apply_box(boxes))
+    boxes.clip(image_shape)
+    logits = torch.as_tensor(dataset_dict.pop("proposal_objectness_logits").astype("float32"))
+    proposals = Instances(image_shape, proposal_boxes=boxes, objectness_logits=logits)
+    dataset_dict["proposals"] = proposals[boxes.nonempty(threshold=min_box_size)][:proposal_topk]
 
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:

@@ -26,6 +26,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
 from .evaluator import DatasetEvaluator
+from .proposal_recall import _evaluate_box_proposals, _save_proposals
 
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -33,7 +34,8 @@ _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 class COCOEvaluator(DatasetEvaluator):
     """AP, AP50, AP75, of small, medium and large objects, and of each class, in percent, for task "bbox".
 
-    Writes "instances_predictions.pth" and "coco_instances_results.json" into `output_dir`.
+    Of models that propose regions, also the recall of these as task "box_proposals". Writes "box_proposals.pkl",
+    "instances_predictions.pth" and "coco_instances_results.json" into `output_dir`.
 
     Args:
         dataset_name: a registered data set with metadata "json_file" (COCO format); any other is converted first.
@@ -101,13 +103,18 @@ class COCOEvaluator(DatasetEvaluator):
 
         Args:
             inputs: each with "image_id".
-            outputs: each with "instances": `pred_boxes` (xyxy, absolute), `scores`, `pred_classes`.
+            outputs: each with "instances" (`pred_boxes`, xyxy, absolute, `scores`, `pred_classes`) or "proposals"
+                (`proposal_boxes` and `objectness_logits`), or both.
         """
         for input, output in zip(inputs, outputs, strict=False):
+            prediction = {"image_id": input["image_id"]}
             if "instances" in output:
                 instances = output["instances"].to(self._cpu_device)
-                detections = instances_to_coco_json(instances, input["image_id"])
-                self._predictions.append({"image_id": input["image_id"], "instances": detections})
+                prediction["instances"] = instances_to_coco_json(instances, input["image_id"])
+            if "proposals" in output:
+                prediction["proposals"] = output["proposals"].to(self._cpu_device)
+            if len(prediction) > 1:
+                self._predictions.append(prediction)
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict[str, Any]:
         """Evaluate all predictions since `reset`.
@@ -116,7 +123,8 @@ class COCOEvaluator(DatasetEvaluator):
             img_ids: ids of the images to evaluate; None for all.
 
         Returns:
-            {"bbox": {"AP": …, "AP50": …, …, "AP-person": …, …}}; {} in processes other than the main one.
+            {"bbox": {"AP": …, "AP50": …, …, "AP-person": …, …}}, and {"box_proposals": {"AR@100": …, "ARs@100": …, …}}
+            if there are proposals; {} in processes other than the main one.
         """
         predictions = self._predictions
         if self._distributed:
@@ -132,7 +140,10 @@ class COCOEvaluator(DatasetEvaluator):
             with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as f:
                 torch.save(predictions, f)
         self._results = OrderedDict()
-        self._eval_predictions(predictions, img_ids=img_ids)
+        if "proposals" in predictions[0]:
+            self._eval_box_proposals(predictions)
+        if "instances" in predictions[0]:
+            self._eval_predictions(predictions, img_ids=img_ids)
         return copy.deepcopy(self._results)
 
     def _eval_predictions(self, predictions: list[dict], img_ids: Sequence[int] | None = None) -> None:
@@ -159,6 +170,23 @@ class COCOEvaluator(DatasetEvaluator):
             self._results[task] = self._derive_coco_results(
                 coco_eval, task, class_names=self._metadata.get("thing_classes")
             )
+
+    def _eval_box_proposals(self, predictions: list[dict]) -> None:
+        """Recall of the best 100 and 1000 proposals, of objects of all sizes, small, medium and large."""
+        if self._output_dir:
+            _save_proposals(predictions, os.path.join(self._output_dir, "box_proposals.pkl"))
+        if not self._do_evaluation:
+            self._logger.info("Annotations are not available for evaluation.")
+            return
+
+        self._logger.info("Evaluating bbox proposals ...")
+        results = {}
+        for limit in (100, 1000):
+            for area, suffix in {"all": "", "small": "s", "medium": "m", "large": "l"}.items():
+                stats = _evaluate_box_proposals(predictions, self._coco_api, area=area, limit=limit)
+                results[f"AR{suffix}@{limit:d}"] = float(stats["ar"].item() * 100)
+        self._logger.info("Proposal metrics: \n" + create_small_table(results))
+        self._results["box_proposals"] = results
 
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, class_names: Sequence[str] | None = None

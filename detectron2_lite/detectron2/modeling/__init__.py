@@ -13,7 +13,14 @@ from .backbone import (
     build_resnet_backbone,
     make_stage,
 )
-from .meta_arch import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model, build_sem_seg_head
+from .meta_arch import (
+    META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    GeneralizedRCNN,
+    ProposalNetwork,
+    build_model,
+    build_sem_seg_head,
+)
 from .postprocessing import detector_postprocess
 from .proposal_generator import (
     PROPOSAL_GENERATOR_REGISTRY,
@@ -26,6 +33,9 @@ from .roi_heads import (
     ROI_HEADS_REGISTRY,
     ROI_KEYPOINT_HEAD_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
+    FastRCNNOutputLayers,
+    ROIHeads,
+    StandardROIHeads,
     build_box_head,
     build_keypoint_head,
     build_mask_head,
@@ -38,9 +48,13 @@ __all__ = [
     "BACKBONE_REGISTRY",
     "FPN",
     "DatasetMapperTTA",
+    "FastRCNNOutputLayers",
+    "GeneralizedRCNN",
     "GeneralizedRCNNWithTTA",
     "META_ARCH_REGISTRY",
     "PROPOSAL_GENERATOR_REGISTRY",
+    "ProposalNetwork",
+    "ROIHeads",
     "ROI_BOX_HEAD_REGISTRY",
     "ROI_HEADS_REGISTRY",
     "ROI_KEYPOINT_HEAD_REGISTRY",
@@ -51,6 +65,7 @@ __all__ = [
     "ResNet",
     "ResNetBlockBase",
     "ShapeSpec",
+    "StandardROIHeads",
     "build_anchor_generator",
     "build_backbone",
     "build_box_head",

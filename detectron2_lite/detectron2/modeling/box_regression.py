@@ -1,9 +1,14 @@
-"""Box deltas: what a head predicts to turn one box into another."""
+"""Box deltas: what a head predicts to turn one box into another, and the losses of them."""
 
 import math
+from types import EllipsisType
 
 import torch
+from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
+
+from detectron2.layers import cat, ciou_loss, diou_loss
+from detectron2.structures import Boxes
 
 # Keeps exp(dw) finite: no box grows more than from a stride of 16 to 1000 pixels.
 _DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
@@ -76,3 +81,41 @@ class Box2BoxTransform:
         half_w = 0.5 * torch.exp(dw) * widths[:, None]
         half_h = 0.5 * torch.exp(dh) * heights[:, None]
         return torch.stack((x - half_w, y - half_h, x + half_w, y + half_h), dim=-1).reshape(deltas.shape)
+
+
+# Losses that compare boxes, not deltas.
+_BOX_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
+
+
+def _dense_box_regression_loss(
+    anchors: list[Boxes | Tensor],
+    box2box_transform: Box2BoxTransform,
+    pred_anchor_deltas: list[Tensor],
+    gt_boxes: list[Tensor],
+    fg_mask: Tensor | EllipsisType,
+    box_reg_loss_type: str = "smooth_l1",
+    smooth_l1_beta: float = 0.0,
+) -> Tensor:
+    """Sum of the regression losses of the boxes that have an object to regress to.
+
+    Args:
+        anchors: absolute boxes of each level, the same for all images; R in all.
+        box2box_transform: from anchors and deltas to boxes.
+        pred_anchor_deltas: (B, R_i, 4) of each level.
+        gt_boxes: (R, 4) absolute xyxy of each of B images.
+        fg_mask: (B, R) bool, which boxes count; `...` for all.
+        box_reg_loss_type: "smooth_l1" compares deltas; "giou", "diou" and "ciou" compare boxes.
+        smooth_l1_beta: difference at which smooth L1 turns from quadratic to linear; 0 is plain L1.
+
+    Raises:
+        ValueError: for another `box_reg_loss_type`.
+    """
+    source = type(anchors[0]).cat(anchors).tensor if isinstance(anchors[0], Boxes) else cat(anchors)
+    deltas = cat(pred_anchor_deltas, dim=1)
+    if box_reg_loss_type == "smooth_l1":
+        targets = torch.stack([box2box_transform.get_deltas(source, boxes) for boxes in gt_boxes])
+        return smooth_l1_loss(deltas[fg_mask], targets[fg_mask], beta=smooth_l1_beta, reduction="sum")
+    if box_reg_loss_type in _BOX_LOSSES:
+        boxes = torch.stack([box2box_transform.apply_deltas(image_deltas, source) for image_deltas in deltas])
+        return _BOX_LOSSES[box_reg_loss_type](boxes[fg_mask], torch.stack(gt_boxes)[fg_mask], reduction="sum")
+    raise ValueError(f"Invalid dense box regression loss type '{box_reg_loss_type}'")

@@ -19,6 +19,8 @@ from detectron2.data.transforms import (
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 
+from .meta_arch import GeneralizedRCNN
+
 __all__ = ["DatasetMapperTTA", "GeneralizedRCNNWithTTA"]
 
 # Detections below this score are dropped before merging: practically none.
@@ -88,9 +90,7 @@ class GeneralizedRCNNWithTTA(nn.Module):
 
     Args:
         cfg: reads `MODEL.ROI_HEADS.NMS_THRESH_TEST`, `TEST.DETECTIONS_PER_IMAGE`.
-        model: a detector with `inference(batched_inputs, detected_instances=None, do_postprocess=True)`. With
-            `do_postprocess=False` that returns one `Instances` per input, in the resolution of the input. Images that
-            are given by their file name are read in its `input_format`, "RGB" or "BGR".
+        model: a `GeneralizedRCNN`. Images that are given by their file name are read in its `input_format`.
         tta_mapper: makes the views; by default `DatasetMapperTTA(cfg)`.
         batch_size: views in one forward pass.
     """
@@ -99,7 +99,9 @@ class GeneralizedRCNNWithTTA(nn.Module):
         super().__init__()
         if isinstance(model, DistributedDataParallel):
             model = model.module
-        assert hasattr(model, "inference"), f"TTA needs a model with `inference`. Got a model of type {type(model)}"
+        assert isinstance(model, GeneralizedRCNN), (
+            f"TTA is only supported on GeneralizedRCNN. Got a model of type {type(model)}"
+        )
         assert not cfg.MODEL.KEYPOINT_ON, "TTA for keypoint is not supported yet"
         assert not cfg.MODEL.MASK_ON, "TTA for masks is not supported"
         assert not cfg.MODEL.LOAD_PROPOSALS, "TTA for pre-computed proposals is not supported yet"

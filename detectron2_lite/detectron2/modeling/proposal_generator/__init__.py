@@ -1,6 +1,13 @@
-"""Registries of proposal generators."""
+"""Networks that propose where objects may be, and their registries."""
 
 from .build import PROPOSAL_GENERATOR_REGISTRY, build_proposal_generator
-from .rpn import RPN_HEAD_REGISTRY, build_rpn_head
+from .rpn import RPN, RPN_HEAD_REGISTRY, StandardRPNHead, build_rpn_head
 
-__all__ = ["PROPOSAL_GENERATOR_REGISTRY", "RPN_HEAD_REGISTRY", "build_proposal_generator", "build_rpn_head"]
+__all__ = [
+    "PROPOSAL_GENERATOR_REGISTRY",
+    "RPN",
+    "RPN_HEAD_REGISTRY",
+    "StandardRPNHead",
+    "build_proposal_generator",
+    "build_rpn_head",
+]
