@@ -74,7 +74,8 @@ class PackedDynamicConv(DynamicConv):
         self.norm1, self.norm2, self.norm3 = conv.norm1, conv.norm2, conv.norm3
         weights, biases = conv.dynamic_layer.weight.chunk(2), conv.dynamic_layer.bias.chunk(2)
         self.first, self.second = (PackedLinear(w, b, rows) for w, b in zip(weights, biases, strict=True))
-        self.out_layer = PackedLinear(conv.out_layer.weight, conv.out_layer.bias, rows)
+        out_layer = PackedLinear(conv.out_layer.weight, conv.out_layer.bias, rows)
+        self.out_layer = out_layer  # type: ignore[assignment]  # only called, as the base class's linear layer is
 
     def matrices(self, objects: Tensor) -> tuple[Tensor, Tensor]:
         objects = objects.flatten(0, 1)
