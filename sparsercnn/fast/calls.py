@@ -2,12 +2,15 @@
 
 import operator
 from collections.abc import Callable, Collection
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from .convolution import FastConv2d
+
+M = TypeVar("M", bound=nn.Module)
 
 ACTIVATIONS: dict[Callable | str, str] = {
     **dict.fromkeys((F.relu, torch.relu, F.relu_, torch.relu_, "relu", "relu_"), "relu"),
@@ -40,6 +43,11 @@ ALLOCATING = {
     F.max_pool2d,
 }
 """Functions and methods that return memory of their own, unless they write in place."""
+
+
+def operand(node: fx.Node, i: int = 0) -> fx.Node:
+    """Argument `i` of a call, where that is known to be a node of the graph and no number, list or the like."""
+    return cast(fx.Node, node.args[i])
 
 
 def reads_values(node: fx.Node) -> bool:
@@ -81,20 +89,27 @@ def constant_operand(node: fx.Node) -> tuple[fx.Node, Tensor] | None:
     """The other operand and the constant of a call with two arguments, of which one is a constant tensor."""
     if len(node.args) != 2 or not all(isinstance(arg, fx.Node) for arg in node.args):
         return None
-    for x, constant in (node.args, node.args[::-1]):
+    first, second = operand(node, 0), operand(node, 1)
+    for x, constant in ((first, second), (second, first)):
         if constant.op == "get_attr" and x.op != "get_attr":
-            return x, attribute(node.graph.owning_module, constant.target)
+            return x, constant_value(constant)
     return None
 
 
-def attribute(module: nn.Module, name: str) -> Tensor:
-    """What `module.NAME` gives, for a name with dots."""
-    return operator.attrgetter(name)(module)
+def constant_value(node: fx.Node) -> Tensor:
+    """The constant tensor that a "get_attr" node of a graph reads."""
+    return operator.attrgetter(cast(str, node.target))(node.graph.owning_module)
+
+
+def called_module(node: fx.Node, kind: type[M]) -> M | None:
+    """The module that `node` calls; None if that is not of exactly this class, or if `node` calls no module."""
+    module = node.graph.owning_module.get_submodule(node.target) if node.op == "call_module" else None
+    return module if type(module) is kind else None
 
 
 def is_call_of(node: fx.Node, kind: type[nn.Module]) -> bool:
     """Whether `node` calls a module of exactly this class."""
-    return node.op == "call_module" and type(node.graph.owning_module.get_submodule(node.target)) is kind
+    return called_module(node, kind) is not None
 
 
 def overwritten(node: fx.Node) -> object | None:

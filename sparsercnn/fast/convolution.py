@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +43,14 @@ class FastConv2d(nn.Module):
     Wide 3×3 convolutions go through `winograd_conv2d`, all others through oneDNN.
 
     Args:
-        conv: zero-padded, without norm and activation. Its weights are taken as they are now, their type is that of the
-            multiplications.
+        conv: zero-padded by numbers, without norm and activation. Its weights are taken as they are now, their type is
+            that of the multiplications.
         winograd: may go through `winograd_conv2d`.
         output_dtype: type of the result, that of the weights if None.
     """
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, conv: nn.Conv2d, winograd: bool = True, output_dtype: torch.dtype | None = None):
         super().__init__()
@@ -55,8 +58,9 @@ class FastConv2d(nn.Module):
         bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.detach()
         self.dtype = weight.dtype
         self.output_dtype = output_dtype or weight.dtype
-        self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.kernel_size = conv.kernel_size
+        padding = cast(tuple[int, ...], conv.padding)
+        self.geometry = (padding, conv.stride, conv.dilation, conv.groups)
+        self.axes = tuple(zip(conv.kernel_size, padding, conv.stride, conv.dilation, strict=True))
         self.is_winograd = winograd and suits_winograd(conv)
         # What is arranged for a kernel is no state to save or load.
         self.register_buffer("weight", transform_filters(weight) if self.is_winograd else weight, persistent=False)
@@ -65,8 +69,7 @@ class FastConv2d(nn.Module):
     @property
     def keeps_size(self) -> bool:
         """Whether the result is as high and wide as the input, whatever that is."""
-        axes = zip(self.kernel_size, *self.geometry[:-1], strict=True)
-        return all(stride == 1 and 2 * padding == dilation * (k - 1) for k, padding, stride, dilation in axes)
+        return all(stride == 1 and 2 * padding == dilation * (k - 1) for k, padding, stride, dilation in self.axes)
 
     def forward(
         self, x: Tensor, addend: Tensor | None = None, activation: str | None = None, overwrite: bool = False
@@ -110,6 +113,6 @@ class FastConv2d(nn.Module):
         return self.weight, self.bias, *self.geometry, "add", 1.0, activation, [], None
 
     def _output_shape(self, x: Tensor) -> tuple[int, ...]:
-        axes = zip(x.shape[2:], self.kernel_size, *self.geometry[:-1], strict=True)
-        sizes = ((n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, padding, stride, dilation in axes)
+        axes = zip(x.shape[2:], self.axes, strict=True)
+        sizes = ((n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, (k, padding, stride, dilation) in axes)
         return len(x), len(self.bias), *sizes

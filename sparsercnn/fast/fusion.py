@@ -16,12 +16,14 @@ from .calls import (
     ADDITIONS,
     MULTIPLICATIONS,
     activation_of,
-    attribute,
+    called_module,
     constant_operand,
+    constant_value,
     is_addition,
     is_call_of,
     is_item,
     is_shape,
+    operand,
     overwritten,
     owns_memory,
     readers,
@@ -45,12 +47,12 @@ def fold_norms(traced: fx.GraphModule) -> None:
 
     A convolution that is called more than once must be followed by the same numbers each time.
     """
-    calls = defaultdict(list)
+    calls: dict[nn.Conv2d, list[fx.Node]] = defaultdict(list)
     for node in traced.graph.nodes:
-        if is_call_of(node, nn.Conv2d):
-            calls[node.target].append(node)
-    for name, nodes in calls.items():
-        while _fold_next(traced.get_submodule(name), nodes):
+        if conv := called_module(node, nn.Conv2d):
+            calls[conv].append(node)
+    for conv, nodes in calls.items():
+        while _fold_next(conv, nodes):
             pass
     for node in reversed(list(traced.graph.nodes)):
         if node.op == "get_attr" and not node.users:
@@ -63,9 +65,11 @@ def _fold_next(conv: nn.Conv2d, calls: list[fx.Node]) -> bool:
     following = [readers(call) for call in calls]
     if any(len(nodes) != 1 for nodes in following):
         return False
-    affines = [_affine(node, conv.out_channels) for (node,) in following]
+    affines = [affine for (node,) in following if (affine := _affine(node, conv.out_channels))]
+    if len(affines) < len(calls):
+        return False
     first, *others = affines
-    if None in affines or not all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True)):
+    if not all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True)):
         return False
     conv.weight = nn.Parameter(conv.weight * first.scale.view(-1, 1, 1, 1), requires_grad=False)
     bias = first.shift if conv.bias is None else conv.bias * first.scale + first.shift
@@ -99,23 +103,22 @@ def _affine_of_batch_norm(node: fx.Node) -> Affine | None:
     given = [arg for arg in (mean, variance, weight, bias) if arg is not None]
     if call.arguments["training"] or mean is None or any(arg.op != "get_attr" for arg in given):
         return None
-    module = node.graph.owning_module
-    mean, variance = attribute(module, mean.target).detach(), attribute(module, variance.target).detach()
-    scale = (variance + call.arguments["eps"]).rsqrt()
+    scale = (constant_value(variance).detach() + call.arguments["eps"]).rsqrt()
     if weight is not None:
-        scale = scale * attribute(module, weight.target).detach()
-    shift = -mean * scale
-    return Affine(scale, shift if bias is None else shift + attribute(module, bias.target).detach())
+        scale = scale * constant_value(weight).detach()
+    shift = -constant_value(mean).detach() * scale
+    return Affine(scale, shift if bias is None else shift + constant_value(bias).detach())
 
 
 def image_convolutions(traced: fx.GraphModule) -> list[nn.Conv2d]:
     """The convolutions that read the input of a network, as it is or after other arithmetic."""
-    found, reached = [], [node for node in traced.graph.nodes if node.op == "placeholder"]
-    seen = set()
+    found: list[nn.Conv2d] = []
+    seen: set[fx.Node] = set()
+    reached = [node for node in traced.graph.nodes if node.op == "placeholder"]
     while reached:
         for node in readers(reached.pop()):
-            if is_call_of(node, nn.Conv2d):
-                found.append(traced.get_submodule(node.target))
+            if conv := called_module(node, nn.Conv2d):
+                found.append(conv)
             elif node not in seen:
                 seen.add(node)
                 reached.append(node)
@@ -152,14 +155,12 @@ def _read_size_earlier(node: fx.Node) -> None:
     """
     if not is_shape(node) or not all(is_item(user, SPATIAL) for user in node.users):
         return
-    while (
-        is_call_of(call := node.args[0], FastConv2d) and node.graph.owning_module.get_submodule(call.target).keeps_size
-    ):
-        node.args = (call.args[0], *node.args[1:])
+    while (conv := called_module(operand(node), FastConv2d)) and conv.keeps_size:
+        node.args = (operand(node).args[0], *node.args[1:])
 
 
 def _take_over_activation(node: fx.Node) -> None:
-    call, name = node.args[0], activation_of(node)
+    call, name = operand(node), activation_of(node)
     is_free = is_call_of(call, FastConv2d) and readers(call) == [node] and "activation" not in call.kwargs
     # Behind an addition oneDNN knows no other.
     if is_free and (len(call.args) == 1 or name == "relu"):
@@ -169,17 +170,17 @@ def _take_over_activation(node: fx.Node) -> None:
 
 def _take_over_addition(node: fx.Node) -> None:
     order = {other: i for i, other in enumerate(node.graph.nodes)}
-    call, addend = sorted(node.args, key=order.get, reverse=True)
+    call, addend = sorted((operand(node, 0), operand(node, 1)), key=order.__getitem__, reverse=True)
     if not _can_add(call, node):
         call, addend = addend, call
         # It has to wait for the addend. What it reads must not be overwritten meanwhile.
-        if not _can_add(call, node) or any(overwritten(user) is call.args[0] for user in call.args[0].users):
+        if not _can_add(call, node) or any(overwritten(user) is operand(call) for user in operand(call).users):
             return
         node.prepend(call)
         order[call] = order[node]
     others = [user for user in addend.users if user is not node]
     is_last = all(order[user] < order[call] and (owns_memory(user) or not reads_values(user)) for user in others)
-    overwrite = owns_memory(addend) and is_last and call.args[0] is not addend
+    overwrite = owns_memory(addend) and is_last and operand(call) is not addend
     call.args = (*call.args, addend)
     call.kwargs = {"overwrite": overwrite}
     _replace(node, call)

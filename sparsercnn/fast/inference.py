@@ -16,6 +16,7 @@ from .fusion import fold_norms, fuse_convolutions, image_convolutions
 from .on_demand import convolve_on_demand
 from .processor import has_onednn, winograd_pays
 from .tracing import TracedBackbone, trace_networks
+from .training import use_channels_last
 
 MAX_COMPILED_SIZES = 256
 """Padded sizes differ by the stride of the highest level: COCO's images at 800 pixels have a few dozen."""
@@ -74,7 +75,7 @@ def prepare_parts(model: nn.Module, dtype: torch.dtype, compile: bool, parts: Pa
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in full_precision:
             module.to(dtype)
-    model.to(memory_format=torch.channels_last)
+    use_channels_last(model)
     if is_fast:
         for graph in graphs:
             fuse_convolutions(graph, parts.winograd and winograd_pays(dtype), dtype)

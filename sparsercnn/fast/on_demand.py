@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..modeling.detector import SparseRCNN
 from ..modeling.pooler import FusedPooler, Pyramid
 from ..modeling.roi_routing import LevelRouting
-from .calls import is_call_of
+from .calls import called_module
 from .convolution import FastConv2d
 from .tracing import TracedBackbone
 from .winograd import convolve_tiles, tiles_of, transforms_for
@@ -26,12 +26,14 @@ def convolve_on_demand(model: SparseRCNN) -> None:
     That is, if its last operation is a convolution that goes through `winograd`, and each box reads one level, through
     `FusedPooler`.
     """
-    routing = model.head.routing
-    reads_one_level = type(routing) is LevelRouting and isinstance(routing.pooler, FusedPooler)
-    if type(model) is SparseRCNN and reads_one_level and isinstance(model.backbone, TracedBackbone):
-        conv = take_last_convolution(model.backbone.traced, model.in_features[0])
+    routing, backbone = model.head.routing, model.backbone
+    if type(model) is not SparseRCNN or type(routing) is not LevelRouting:
+        return
+    pooler = routing.pooler
+    if isinstance(pooler, FusedPooler) and isinstance(backbone, TracedBackbone):
+        conv = take_last_convolution(backbone.traced, model.in_features[0])
         if conv is not None:
-            routing.pooler = OnDemandPooler(routing.pooler, conv)
+            routing.pooler = OnDemandPooler(pooler, conv)
 
 
 def take_last_convolution(traced: fx.GraphModule, name: str) -> FastConv2d | None:
@@ -41,11 +43,13 @@ def take_last_convolution(traced: fx.GraphModule, name: str) -> FastConv2d | Non
     """
     output = next(node for node in traced.graph.nodes if node.op == "output")
     maps = output.args[0]
-    last = maps[name] if isinstance(maps, dict) else None
-    if last is None or not is_call_of(last, FastConv2d) or len(last.args) != 1 or last.kwargs:
+    if not isinstance(maps, dict):
         return None
-    conv = traced.get_submodule(last.target)
-    if not conv.is_winograd or list(last.users) != [output] or list(maps.values()).count(last) != 1:
+    last = maps[name]
+    conv = called_module(last, FastConv2d)
+    if conv is None or not conv.is_winograd or len(last.args) != 1 or last.kwargs:
+        return None
+    if list(last.users) != [output] or list(maps.values()).count(last) != 1:
         return None
     last.replace_all_uses_with(last.args[0])
     traced.graph.erase_node(last)

@@ -8,21 +8,25 @@ of the graph, and runs as it is whenever the graph does.
 import ast
 import contextlib
 import inspect
+import operator
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator
-from traceback import walk_tb
+from traceback import walk_stack, walk_tb
 from types import FrameType, FunctionType, ModuleType, TracebackType
+from typing import Any, cast
 
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from .calls import attribute, erase_checks, has_plain_order
+from .calls import erase_checks, has_plain_order
 from .training_convolution import WinogradConv2d
 
 CONVOLUTIONS = (nn.Conv2d, Conv2d, WinogradConv2d)
+GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+"""Arguments of `nn.Conv2d` that it keeps as attributes."""
 BARE = "conv"
 """Name of the plain convolution in the place of a detectron2 `Conv2d`, beside its `norm`."""
 Leaf = FunctionType | nn.Module
@@ -99,11 +103,10 @@ def trace_networks(model: nn.Module) -> nn.Module:
     traced = trace(model)
     if traced is None:
         for name, child in model.named_children():
-            found = trace(child) if isinstance(child, Backbone) else None
-            if found is None:
-                _trace_parts(child)
-            else:
+            if isinstance(child, Backbone) and (found := trace(child)) is not None:
                 setattr(model, name, TracedBackbone(child, _with_traced_leaves(found)))
+            else:
+                _trace_parts(child)
         return model
     traced = _with_traced_leaves(traced)
     return TracedBackbone(model, traced) if isinstance(model, Backbone) else traced
@@ -131,17 +134,7 @@ def _with_traced_leaves(traced: fx.GraphModule) -> fx.GraphModule:
 
 def plain_convolution(conv: nn.Conv2d) -> nn.Conv2d:
     """The same convolution, with the same weights, without the norm and the activation of detectron2's `Conv2d`."""
-    plain = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        padding_mode=conv.padding_mode,
-        device="meta",
-    )
+    plain = nn.Conv2d(**{name: getattr(conv, name) for name in GEOMETRY}, device="meta")
     plain.weight, plain.bias = conv.weight, conv.bias
     return plain
 
@@ -160,8 +153,8 @@ class _Tracer(fx.Tracer):
         has_weights = next(module.parameters(recurse=False), None) is not None
         return has_weights and super().is_leaf_module(module, name) and not is_batch_norm
 
-    def call_module(self, module: nn.Module, forward: Callable, args: tuple, kwargs: dict):
-        if type(module) not in (Conv2d, WinogradConv2d) or module in self.leaves:
+    def call_module(self, module: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+        if not isinstance(module, Conv2d) or type(module) not in CONVOLUTIONS or module in self.leaves:
             return super().call_module(module, forward, args, kwargs)
         x = self.create_proxy("call_module", f"{self.path_of_module(module)}.{BARE}", args, kwargs)
         x = x if module.norm is None else module.norm(x)
@@ -175,9 +168,7 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        frame = inspect.currentframe()
-        while not _is_recorded(frame):
-            frame = frame.f_back
+        frame = next(frame for frame, _ in walk_stack(inspect.currentframe()) if _is_recorded(frame))
         outcome = _outcome_of_check(frame)
         return super().to_bool(obj) if outcome is None else outcome
 
@@ -199,10 +190,12 @@ class _Tracer(fx.Tracer):
                 namespace[name] = function
 
     def _recorder(self, function: FunctionType) -> Callable:
-        def record(*args, **kwargs):
-            found = []
-            map_aggregate((args, kwargs), lambda value: found.append(value) if isinstance(value, fx.Proxy) else None)
-            return self.create_proxy("call_function", function, args, kwargs) if found else function(*args, **kwargs)
+        def record(*args: Any, **kwargs: Any) -> Any:
+            values: list[object] = []
+            map_aggregate((args, kwargs), values.append)
+            if any(isinstance(value, fx.Proxy) for value in values):
+                return self.create_proxy("call_function", function, args, kwargs)
+            return function(*args, **kwargs)
 
         return record
 
@@ -222,7 +215,7 @@ def _find(module: nn.Module, name: str) -> nn.Module | Tensor:
     owner, _, last = name.rpartition(".")
     if last == BARE and isinstance(conv := module.get_submodule(owner), Conv2d):
         return plain_convolution(conv)
-    found = attribute(module, name)
+    found = operator.attrgetter(name)(module)
     return plain_convolution(found) if type(found) is nn.Conv2d else found
 
 
@@ -254,7 +247,7 @@ def _outcome_of_check(frame: FrameType) -> bool | None:
         return None
     line = frame.f_lineno - start + 1
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assert | ast.If) and node.test.lineno <= line <= node.test.end_lineno:
+        if isinstance(node, ast.Assert | ast.If) and node.test.lineno <= line <= cast(int, node.test.end_lineno):
             if isinstance(node, ast.Assert) or all(isinstance(statement, ast.Raise) for statement in node.body):
                 return isinstance(node, ast.Assert)
     return None
