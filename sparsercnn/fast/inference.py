@@ -14,6 +14,7 @@ from ..modeling.pooler import FusedPooler
 from .convolution import FastConv2d
 from .fusion import fold_norms, fuse_convolutions, image_convolutions
 from .on_demand import convolve_on_demand
+from .packed_linear import pack_linear_layers
 from .processor import has_onednn, winograd_pays
 from .tracing import TracedBackbone, trace_networks
 from .training import use_channels_last
@@ -29,10 +30,12 @@ class Parts:
     Attributes:
         winograd: convolve wide layers with fewer multiplications, see `winograd`.
         on_demand: convolve the finest level where boxes read it only, see `on_demand`.
+        packed_linear: rearrange the weights of large linear layers once, see `packed_linear`.
     """
 
     winograd: bool = True
     on_demand: bool = True
+    packed_linear: bool = True
 
 
 def prepare_for_inference(
@@ -80,6 +83,8 @@ def prepare_parts(model: nn.Module, dtype: torch.dtype, compile: bool, parts: Pa
         for graph in graphs:
             fuse_convolutions(graph, parts.winograd and winograd_pays(dtype), dtype)
     if isinstance(model, SparseRCNN):
+        if is_fast and parts.packed_linear:
+            pack_linear_layers(model.head, rows=model.num_proposals)
         if is_fast and parts.on_demand:
             convolve_on_demand(model)
     if compile:

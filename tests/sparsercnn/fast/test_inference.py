@@ -131,9 +131,9 @@ def test_what_stays_float32_in_a_bfloat16_copy():
     assert len(image_reader) == 1 and image_reader[0].geometry[1] == (2, 2) and len(image_reader[0].bias) == 64
     assert all(conv.output_dtype == torch.bfloat16 for conv in convolutions)
     for stage in model.head.head_series:
-        assert stage.linear1.weight.dtype == stage.linear2.weight.dtype == torch.float32
+        assert stage.linear1.dtype == stage.linear2.dtype == torch.float32
         assert stage.class_logits.weight.dtype == stage.reg_module[0].weight.dtype == torch.float32
-        assert stage.inst_interact.out_layer.weight.dtype == stage.self_attn.out_proj.weight.dtype == torch.bfloat16
+        assert stage.inst_interact.out_layer.dtype == stage.self_attn.out_proj.weight.dtype == torch.bfloat16
 
 
 @torch.no_grad()
