@@ -1,5 +1,6 @@
 """The wheels, installed into an empty environment, do what a checkout does."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,9 @@ pytestmark = pytest.mark.slow
 
 
 def run(*command: object, cwd: Path) -> None:
-    done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True)
+    # What PYTHONPATH names would count as installed.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
