@@ -32,11 +32,11 @@ def run(*args):
     return demo.main([*flags, "--opts", *TINY])
 
 
-def test_every_picture_of_a_folder_is_drawn_in_its_size(pictures, tmp_path):
+def test_every_picture_of_a_folder_is_drawn_large_enough_for_labels(pictures, tmp_path):
     assert run("--input", pictures, "--output", tmp_path / "drawn") == 0
     for name in ("a.png", "b.jpg"):
         with Image.open(tmp_path / "drawn" / name) as drawn:
-            assert drawn.size == (64, 48)
+            assert drawn.size == (480, 360)
 
 
 def test_stages_stand_side_by_side(pictures, tmp_path):

@@ -4,13 +4,10 @@ import math
 
 import numpy as np
 from detectron2.structures import Instances
-from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
-PALETTE = colormap(rgb=True, maximum=1)
-STRIP_HEIGHT = 32  # pixels of a line of text above or below a picture
-PANEL_SIZE = 480  # pixels of the longer side of a panel, at least
+from .canvas import PALETTE, class_color, draw_boxes, enlarge, text_strip
+
 MAX_COLUMNS = 4
 
 
@@ -33,7 +30,7 @@ class PredictionDrawer:
         self.levels = levels
 
     def draw(self, picture: np.ndarray, predictions: Instances) -> np.ndarray:
-        """Predictions on a (H, W, 3) RGB picture, at its size, and the legend below if there is one."""
+        """Predictions on a (H, W, 3) RGB picture, enlarged if labels need that, above the legend if there is one."""
         confident = predictions[predictions.scores > self.threshold]
         return self._with_legend(self._overlay(picture, confident))
 
@@ -47,30 +44,26 @@ class PredictionDrawer:
         kept = stages[-1].scores > self.threshold
         titles = ["learned proposals", *(f"stage {i}" for i in range(1, len(stages)))]
         titles[-1] += f": {int(kept.sum())} objects above {self.threshold:.0%}"
-        scale = max(1.0, PANEL_SIZE / max(picture.shape[:2]))
         final_classes = stages[-1].pred_classes[kept]
         panels = []
         for title, stage in zip(titles, stages, strict=True):
             # A proposal keeps the color of its final class in all panels, so that the eye can follow it.
-            drawn = self._overlay(picture, stage[kept], scale, final_classes)
+            drawn = self._overlay(picture, stage[kept], final_classes)
             panels.append(np.vstack([text_strip(drawn.shape[1], [(title, "white")]), drawn]))
         return self._with_legend(tile(panels))
 
-    def _overlay(
-        self, picture: np.ndarray, instances: Instances, scale: float = 1.0, classes: Tensor | None = None
-    ) -> np.ndarray:
+    def _overlay(self, picture: np.ndarray, instances: Instances, classes: Tensor | None = None) -> np.ndarray:
         if self.color_by == "level":
             colors = [level_color(level) for level in instances.levels.tolist()]
         else:
             classes = instances.pred_classes if classes is None else classes
-            colors = [PALETTE[c % len(PALETTE)] for c in classes.tolist()]
-        visualizer = Visualizer(picture, scale=scale)
-        visualizer.overlay_instances(boxes=instances.pred_boxes, labels=self._labels(instances), assigned_colors=colors)
-        return visualizer.get_output().get_image()
+            colors = [class_color(c) for c in classes.tolist()]
+        picture, factor = enlarge(picture)
+        return draw_boxes(picture, factor * instances.pred_boxes.tensor.numpy(), self._labels(instances), colors)
 
-    def _labels(self, instances: Instances) -> list[str] | None:
+    def _labels(self, instances: Instances) -> list[str]:
         if not instances.has("scores"):
-            return None
+            return [""] * len(instances)
         names = [self.class_names[c] if self.class_names else str(c) for c in instances.pred_classes.tolist()]
         return [f"{name} {score:.0%}" for name, score in zip(names, instances.scores.tolist(), strict=True)]
 
@@ -84,15 +77,6 @@ class PredictionDrawer:
 def level_color(level: int) -> np.ndarray:
     """Color, RGB from 0 to 1, of boxes that read this level of the pyramid."""
     return PALETTE[level % len(PALETTE)]
-
-
-def text_strip(width: int, entries: list[tuple[str, object]]) -> np.ndarray:
-    """A dark strip, (STRIP_HEIGHT, width, 3), with texts in their colors spread over it from the left."""
-    visualizer = Visualizer(np.zeros((STRIP_HEIGHT, width, 3), dtype=np.uint8))
-    for i, (text, color) in enumerate(entries):
-        x = 6 + i * width / len(entries)
-        visualizer.draw_text(text, (x, 4), color=color, horizontal_alignment="left", font_size=12)
-    return visualizer.get_output().get_image()
 
 
 def tile(panels: list[np.ndarray]) -> np.ndarray:
