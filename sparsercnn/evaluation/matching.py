@@ -65,7 +65,7 @@ def _in_crowd(detections: Instances, crowds: Instances | None) -> Tensor:
 
 
 def best_threshold(scores: Tensor, is_right: Tensor, num_objects: int) -> float:
-    """The score over which detections are to be shown so that F1, twice the right over the shown and the objects, is best.
+    """The score over which to show detections so that F1, twice the right over the shown and the objects, is best.
 
     Args:
         scores: (N,) of the detections of all images, between 0 and 1.
