@@ -33,6 +33,9 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.TEST.PREPARE = True
     # Evaluate and draw in "float32", "bfloat16" or "float16".
     cfg.TEST.PRECISION = "float32"
+    # Numbers of refinement stages: evaluate with so many instead of all of them, too. The results of stage 2 have the
+    # suffix `_stage2`.
+    cfg.TEST.STAGES = []
     # On GPUs, run the prepared copy through torch.compile (takes minutes to start).
     cfg.TEST.COMPILE = False
 
@@ -45,6 +48,9 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images, but for
     # batch norms and for the class loss of the softmax variant, which is a mean over each batch.
     cfg.SOLVER.ACCUMULATE = 1
+    # Evaluate, and leave in checkpoints, an average of the weights over about 1 / (1 - EMA_DECAY) iterations; 0 for
+    # none. See `sparsercnn/engine/ema.py`.
+    cfg.SOLVER.EMA_DECAY = 0.0
     # Of SOLVER.AMP: "float16", "bfloat16", or "auto": bfloat16 where the processor or the GPU multiplies it fastest (on
     # CPUs: with AMX), else full precision, on GPUs without bfloat16 float16.
     cfg.SOLVER.AMP.PRECISION = "float16"
@@ -87,6 +93,24 @@ def _head_and_loss() -> CfgNode:
     node.GAMMA = 2.0
     # Score that every class starts with.
     node.PRIOR_PROB = 0.01
+
+    # What follows makes training need fewer iterations; see docs/accuracy.md. The defaults are as published.
+    # "one_to_one", or "dynamic_k": in all stages but the last an object gets as many proposals as fit it.
+    node.ASSIGNMENT = "one_to_one"
+    # "focal", or with the overlap of a box as what its score learns: "varifocal" or "matchability".
+    node.CLASS_LOSS = "focal"
+    # Where proposals start: "image" (all on the whole image), "grid", "kmeans" (of the training boxes), or "dense": on
+    # the best locations of each image.
+    node.PROPOSALS = "image"
+    # Levels on which "dense" looks for them, of those that MODEL.ROI_HEADS.IN_FEATURES names; [] for all.
+    node.DENSE_IN_FEATURES = []
+    # Noised copies of annotated boxes that are refined beside the proposals in training, for each image; 0 for none.
+    # Their noise: of a side relative to its length, and the chance of a random class.
+    node.DENOISING_QUERIES = 0
+    node.BOX_NOISE = 0.4
+    node.LABEL_NOISE = 0.2
+    # All stages are the same one, with one set of weights.
+    node.SHARED_STAGES = False
     return node
 
 

@@ -12,6 +12,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from ..errors import InputError
+from .ema import CHECKPOINT_KEY, use_average
 from .optimizer_state import from_old_layout
 
 NAMES_SHOWN = 10
@@ -32,6 +33,7 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer, for files that may come from strangers and for runs that may be killed.
 
     * A file holding anything but tensors, arrays and plain values is refused before any of its code could run.
+    * Of a training that averages its weights the average is loaded, unless the training goes on.
     * A checkpoint appears under its name only when it is complete; so does the `last_checkpoint` tag.
     * Loading a checkpoint of another architecture is an `InputError` that lists what does not fit. Class layers of
       another size keep their initialization, with detectron2's warning, so that a model fine-tunes on other classes.
@@ -78,6 +80,8 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
         checkpoint = from_old_layout(super()._load_file(filename))
         self.source = filename
         self.names_in_file = tuple(checkpoint["model"])
+        if CHECKPOINT_KEY not in self._wanted:
+            use_average(checkpoint)
         if not checkpoint.keys() >= set(self._wanted):
             raise InputError(
                 f"{filename} holds a model, but no state of a training to resume; start from it with MODEL.WEIGHTS"

@@ -12,6 +12,9 @@ from fvcore.common.registry import Registry
 from ..config import AMP_PRECISIONS, PRECISIONS
 from ..data import check_datasets
 from ..errors import InputError, check_choice
+from ..modeling.class_loss import CLASS_LOSSES
+from ..modeling.initial_boxes import INITIAL_BOXES
+from ..modeling.matcher import ASSIGNMENTS
 from ..modeling.roi_routing import POOLERS, ROUTINGS
 from .optimizer import OPTIMIZERS
 from .schedule import SCHEDULES
@@ -19,6 +22,9 @@ from .schedule import SCHEDULES
 CHOICES: dict[str, Iterable[str]] = {
     "MODEL.ROI_ROUTING.MODE": ROUTINGS,
     "MODEL.ROI_ROUTING.POOLER": POOLERS,
+    "MODEL.SparseRCNN.ASSIGNMENT": ASSIGNMENTS,
+    "MODEL.SparseRCNN.CLASS_LOSS": CLASS_LOSSES,
+    "MODEL.SparseRCNN.PROPOSALS": (*INITIAL_BOXES, "dense"),
     "SOLVER.OPTIMIZER": OPTIMIZERS,
     "SOLVER.LR_SCHEDULER_NAME": SCHEDULES,
     "SOLVER.AMP.PRECISION": AMP_PRECISIONS,
@@ -38,6 +44,7 @@ SMALLEST_VALUES = {
     "MODEL.SparseRCNN.NUM_PROPOSALS": 1,
     "MODEL.SparseRCNN.NHEADS": 1,
     "MODEL.SparseRCNN.NUM_HEADS": 1,
+    "MODEL.SparseRCNN.DENOISING_QUERIES": 0,
     "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 1,
     "MODEL.ROI_ROUTING.CANONICAL_BOX_SIZE": 1,
 }

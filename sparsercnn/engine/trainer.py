@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
@@ -24,9 +24,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..data import SparseRCNNDatasetMapper
 from ..errors import InputError
 from ..evaluation.coco import FastCOCOEvaluator
+from ..evaluation.stages import with_stages
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
 from .build import amp_precision, build_inference_model, build_model, prepare_for_training
 from .checkpoint import SparseRCNNCheckpointer
+from .ema import average_weights
 from .interrupt import StopAtInterrupt
 from .optimizer import build_optimizer
 from .optimizer_state import fit_groups
@@ -145,11 +147,15 @@ class Trainer(DefaultTrainer):
         """Evaluate a copy of `model`, prepared for inference, on `DATASETS.TEST`.
 
         With `TEST.AUG` enabled it is evaluated again with test-time augmentation; these results have the suffix `_TTA`.
+        So it is with each number of refinement stages in `TEST.STAGES`; the suffix is `_stage2`.
         Each data set's metrics are also written to OUTPUT_DIR/inference/NAME/metrics.json.
         """
         module = model.module if isinstance(model, DistributedDataParallel) else model
         prepared = build_inference_model(cfg, module)
         results = super().test(cfg, prepared, evaluators)
+        for stages in cfg.TEST.STAGES:
+            shorter = build_inference_model(cfg, with_stages(module, stages))
+            results.update({f"{k}_stage{stages}": v for k, v in super().test(cfg, shorter, evaluators).items()})
         if cfg.TEST.AUG.ENABLED:
             logging.getLogger(__name__).info("Running inference with test-time augmentation ...")
             folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
@@ -159,6 +165,10 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             write_metrics(cfg, results)
         return results
+
+    def build_hooks(self) -> list[HookBase | None]:
+        hooks = super().build_hooks()
+        return average_weights(self, hooks, self.cfg.SOLVER.EMA_DECAY) if self.cfg.SOLVER.EMA_DECAY else hooks
 
     def build_writers(self) -> list[EventWriter]:
         folder = self.cfg.OUTPUT_DIR

@@ -29,6 +29,8 @@ def convolve_on_demand(model: SparseRCNN) -> None:
     routing, backbone = model.head.routing, model.backbone
     if type(model) is not SparseRCNN or type(routing) is not LevelRouting:
         return
+    if model.dense_queries is not None and model.in_features[0] in model.dense_queries.in_features:
+        return
     pooler = routing.pooler
     if isinstance(pooler, FusedPooler) and isinstance(backbone, TracedBackbone):
         conv = take_last_convolution(backbone.traced, model.in_features[0])

@@ -23,6 +23,14 @@ def generalized_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor
     return intersection / (union + eps) - (hull - union) / (hull + eps)
 
 
+def paired_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """IoU of (..., 4) xyxy boxes, pair by pair; leading dimensions broadcast. A pair of empty boxes gets 0."""
+    low, high = torch.max(boxes1[..., :2], boxes2[..., :2]), torch.min(boxes1[..., 2:], boxes2[..., 2:])
+    intersection = _area((high - low).clamp(min=0))
+    union = _area(boxes1[..., 2:] - boxes1[..., :2]) + _area(boxes2[..., 2:] - boxes2[..., :2]) - intersection
+    return intersection / union.clamp(min=1e-7)
+
+
 def image_whwh(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
     """The size by which the xyxy coordinates of a picture's boxes are normalized.
 

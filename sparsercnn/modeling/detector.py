@@ -3,18 +3,42 @@
 Sun et al., Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, CVPR 2021.
 """
 
+from dataclasses import dataclass
+from typing import Any, cast
+
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from ..errors import InputError
+from ..errors import InputError, check_choice
 from .boxes import image_whwh
+from .class_loss import build_class_loss
 from .criterion import SetCriterion
+from .dense_queries import DensePredictions, DenseQueries
+from .denoising import Denoising, NoisedObjects
 from .head import DynamicHead
+from .initial_boxes import INITIAL_BOXES, whole_image
+from .matcher import DynamicKMatcher, HungarianMatcher
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What the head starts from.
+
+    Attributes:
+        boxes: (B, N, 4) absolute xyxy.
+        features: (N, d), or (B, N, d) where each image has its own.
+        dense: the predictions that they were chosen from, None for learned proposals.
+    """
+
+    boxes: Tensor
+    features: Tensor
+    dense: DensePredictions | None = None
 
 
 @META_ARCH_REGISTRY.register()
@@ -31,6 +55,9 @@ class SparseRCNN(nn.Module):
         hidden_dim: width d of the proposal features.
         pixel_mean, pixel_std: of each input channel; images are normalized by them.
         use_focal: logits are K sigmoids rather than a softmax over K + 1 classes.
+        initial_boxes: (N, 4) cxcywh in [0, 1] where learned boxes start, the whole image by default.
+        dense_queries: makes the proposals of each image; there are no learned boxes and features then.
+        denoising: makes noised copies of objects, which are refined beside the proposals in training.
     """
 
     pixel_mean: Tensor
@@ -49,6 +76,9 @@ class SparseRCNN(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
         use_focal: bool = True,
+        initial_boxes: Tensor | None = None,
+        dense_queries: DenseQueries | None = None,
+        denoising: Denoising | None = None,
     ):
         super().__init__()
         self.backbone = backbone
@@ -57,10 +87,15 @@ class SparseRCNN(nn.Module):
         self.in_features = in_features
         self.num_proposals = num_proposals
         self.use_focal = use_focal
-        self.init_proposal_features = nn.Embedding(num_proposals, hidden_dim)
-        self.init_proposal_boxes = nn.Embedding(num_proposals, 4)
-        with torch.no_grad():
-            self.init_proposal_boxes.weight.copy_(torch.tensor([0.5, 0.5, 1.0, 1.0]))  # the whole image
+        self.dense_queries = dense_queries
+        self.denoising = denoising
+        if dense_queries is None:
+            self.init_proposal_features = nn.Embedding(num_proposals, hidden_dim)
+            self.init_proposal_boxes = nn.Embedding(num_proposals, 4)
+            with torch.no_grad():
+                self.init_proposal_boxes.weight.copy_(
+                    whole_image(num_proposals) if initial_boxes is None else initial_boxes
+                )
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -82,9 +117,11 @@ class SparseRCNN(nn.Module):
                 f"MODEL.SparseRCNN.HIDDEN_DIM is {node.HIDDEN_DIM}, but {cfg.MODEL.BACKBONE.NAME} makes levels with "
                 f"these channels: {widths}. Set HIDDEN_DIM and the neck's output channels to the same number."
             )
+        check_choice("MODEL.SparseRCNN.PROPOSALS", node.PROPOSALS, (*INITIAL_BOXES, "dense"))
+        head = DynamicHead(cfg, shapes)
         return {
             "backbone": backbone,
-            "head": DynamicHead(cfg, shapes),
+            "head": head,
             "criterion": SetCriterion(cfg),
             "in_features": in_features,
             "num_proposals": node.NUM_PROPOSALS,
@@ -92,6 +129,7 @@ class SparseRCNN(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "use_focal": node.USE_FOCAL,
+            **_fast_learning(cfg, shapes),
         }
 
     @property
@@ -117,7 +155,7 @@ class SparseRCNN(nn.Module):
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        proposals = self.proposal_boxes(images)
+        proposals = self.propose(features, images)
         if self.training:
             return self.losses(features, proposals, [self._target(x["instances"]) for x in batched_inputs])
         logits, boxes = self.refine(features, proposals)
@@ -125,31 +163,63 @@ class SparseRCNN(nn.Module):
         sizes = [output_size(x) for x in batched_inputs]
         return [{"instances": detector_postprocess(r, *size)} for r, size in zip(results, sizes, strict=True)]
 
-    def losses(self, features: dict[str, Tensor], proposals: Tensor, targets: list[Instances]) -> dict[str, Tensor]:
-        """Weighted losses of all stages; those of an auxiliary pyramid end in its prefix, as `loss_ce_0_lateral`.
+    def losses(
+        self, features: dict[str, Tensor], proposals: Proposals, targets: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Weighted losses of all stages.
+
+        Those of an auxiliary pyramid end in its prefix, as `loss_ce_0_lateral`, those of denoising in `_dn` (before the
+        prefix), and those of the dense branch are `loss_ce_dense` and so on.
 
         Args:
             features: feature maps of the backbone by name, (B, d, H, W) each.
-            proposals: (B, N, 4) absolute xyxy.
+            proposals: of `propose`.
             targets: `gt_boxes` and `gt_classes` of each image, on the model's device.
         """
         losses = {}
+        noised = None if self.denoising is None else self.denoising(targets)
         for prefix, weight in {"": 1.0, **self.auxiliary_pyramids}.items():
             suffix = f"_{prefix.strip('_')}" if prefix else ""
-            for name, loss in self.criterion(*self.refine(features, proposals, prefix), targets).items():
+            for name, loss in self._losses_of_stages(features, proposals, noised, targets, prefix).items():
                 losses[name + suffix] = weight * loss
+        if self.dense_queries is not None and proposals.dense is not None:
+            dense = self.dense_queries.losses(proposals.dense, targets)
+            losses |= {f"{name}_dense": loss for name, loss in dense.items()}
         return losses
 
-    def refine(self, features: dict[str, Tensor], proposals: Tensor, prefix: str = "") -> tuple[Tensor, Tensor]:
+    def _losses_of_stages(
+        self,
+        features: dict[str, Tensor],
+        proposals: Proposals,
+        noised: NoisedObjects | None,
+        targets: list[Instances],
+        prefix: str,
+    ) -> dict[str, Tensor]:
+        if self.denoising is None or noised is None:
+            return self.criterion(*self.refine(features, proposals, prefix), targets)
+        count = proposals.boxes.shape[1]
+        objects = proposals.features.expand(len(targets), -1, -1)
+        together = Proposals(
+            torch.cat([proposals.boxes, noised.boxes], dim=1), torch.cat([objects, noised.features], dim=1)
+        )
+        logits, boxes = self.refine(features, together, prefix, noised.hidden_beside(count))
+        losses = self.criterion(logits[:, :, :count], boxes[:, :, :count], targets)
+        of_copies = self.denoising.losses(logits[:, :, count:], boxes[:, :, count:], noised, targets, self.criterion)
+        return losses | {f"{name}_dn": loss for name, loss in of_copies.items()}
+
+    def refine(
+        self, features: dict[str, Tensor], proposals: Proposals, prefix: str = "", hidden: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits (S, B, N, K) and boxes (S, B, N, 4) of every stage.
 
         Args:
             features: feature maps of the backbone by name, (B, d, H, W) each.
-            proposals: (B, N, 4) absolute xyxy.
+            proposals: of `propose`.
             prefix: what precedes the names of the levels to read: that of an auxiliary pyramid, "" for the pyramid.
+            hidden: (B, N, N) bool, True where the row's proposal must not see the column's; None if all see all.
         """
         levels = [features[prefix + name] for name in self.in_features]
-        return self.head(levels, proposals, self.init_proposal_features.weight)
+        return self.head(levels, proposals.boxes, proposals.features, hidden)
 
     def _target(self, instances: Instances) -> Instances:
         """What the losses need, on the model's device; the host does not wait until it is there."""
@@ -168,10 +238,19 @@ class SparseRCNN(nn.Module):
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
 
-    def proposal_boxes(self, images: ImageList) -> Tensor:
-        """The learned boxes on each unpadded image: (B, N, 4) absolute xyxy."""
+    def propose(self, features: dict[str, Tensor], images: ImageList) -> Proposals:
+        """What the head starts from: the learned boxes on each unpadded image, or the best locations of the pyramid.
+
+        Args:
+            features: feature maps of the backbone by name, (B, d, H, W) each.
+            images: that they are of.
+        """
+        if self.dense_queries is not None:
+            dense = self.dense_queries(features, images.image_sizes)
+            return Proposals(*self.dense_queries.select(dense), dense)
         boxes = box_convert(self.init_proposal_boxes.weight, "cxcywh", "xyxy")
-        return boxes * image_whwh(images.image_sizes, boxes)[:, None]
+        boxes = boxes * image_whwh(images.image_sizes, boxes)[:, None]
+        return Proposals(boxes, self.init_proposal_features.weight)
 
     def select(self, logits: Tensor, boxes: Tensor, image_sizes: list[tuple[int, int]]) -> list[Instances]:
         """The N best results of each image: (class, proposal) pairs, or the best class of each proposal for softmax.
@@ -183,7 +262,7 @@ class SparseRCNN(nn.Module):
         """
         if self.use_focal:
             num_classes = logits.shape[-1]
-            best, pairs = logits.flatten(1).topk(self.num_proposals)
+            best, pairs = logits.flatten(1).topk(logits.shape[1])
             scores, proposals, classes = best.sigmoid(), pairs // num_classes, pairs % num_classes
         else:
             scores, classes = logits.softmax(-1)[..., :-1].max(-1)
@@ -193,6 +272,35 @@ class SparseRCNN(nn.Module):
             Instances(size, pred_boxes=Boxes(b[p]), scores=s, pred_classes=c)
             for size, b, p, s, c in zip(image_sizes, boxes, proposals, scores, classes, strict=True)
         ]
+
+
+def _fast_learning(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> dict[str, Any]:
+    """The arguments of `SparseRCNN` for what makes training need fewer iterations; empty for the published detector.
+
+    Raises:
+        InputError: dense queries or denoising without `USE_FOCAL`, or levels that the head does not read.
+    """
+    node = cfg.MODEL.SparseRCNN
+    chosen: dict[str, Any] = {}
+    for key, is_used in (("PROPOSALS", node.PROPOSALS == "dense"), ("DENOISING_QUERIES", node.DENOISING_QUERIES)):
+        if is_used and not node.USE_FOCAL:
+            raise InputError(f"MODEL.SparseRCNN.{key} {node[key]} needs USE_FOCAL True")
+    if node.DENOISING_QUERIES:
+        chosen["denoising"] = Denoising(
+            node.NUM_CLASSES, node.HIDDEN_DIM, node.DENOISING_QUERIES, node.BOX_NOISE, node.LABEL_NOISE
+        )
+    if node.PROPOSALS != "dense":
+        return chosen | {"initial_boxes": INITIAL_BOXES[node.PROPOSALS](node.NUM_PROPOSALS)}
+    names = node.DENSE_IN_FEATURES or cfg.MODEL.ROI_HEADS.IN_FEATURES
+    for name in names:
+        check_choice("MODEL.SparseRCNN.DENSE_IN_FEATURES", name, cfg.MODEL.ROI_HEADS.IN_FEATURES)
+    matcher = DynamicKMatcher(**HungarianMatcher.from_config(cfg), last=True)
+    criterion = SetCriterion(**{**SetCriterion.from_config(cfg), "matcher": matcher})
+    strides = [cast(int, shapes[name].stride) for name in names]
+    chosen["dense_queries"] = DenseQueries(
+        names, strides, node.HIDDEN_DIM, node.NUM_CLASSES, node.NUM_PROPOSALS, criterion, node.PRIOR_PROB
+    )
+    return chosen
 
 
 def output_size(inputs: dict) -> tuple[int, int]:

@@ -95,30 +95,40 @@ class RefinementStage(nn.Module):
         self.class_logits = nn.Linear(hidden_dim, num_logits)
         self.bboxes_delta = nn.Linear(hidden_dim, 4)
 
-    def forward(self, objects: Tensor, roi_features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, objects: Tensor, roi_features: Tensor, hidden: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Refine object features by what the boxes show, and predict classes and deltas from them.
 
         Args:
             objects: (B, N, d) object features of the previous stage.
             roi_features: (B·N, bins, d).
+            hidden: (B, N, N) bool, True where the row's object must not see the column's; None if all see all.
 
         Returns:
             Logits (B, N, K), box deltas (B, N, 4) and the new object features (B, N, d).
         """
-        objects = self.attend(objects)
+        objects = self.attend(objects, hidden)
         interaction = self.inst_interact(objects, roi_features)
         objects = self.norm2(objects + self.dropout(interaction))
         # Half precision is too coarse for scores and for the position of boxes, and for the feed-forward layer, whose
         # rounded results would be added to the objects that all later stages build on.
         with torch.autocast(objects.device.type, enabled=False):
             objects = objects.to(self.class_logits.weight.dtype)
-            hidden = self.linear2(self.dropout(self.activation(self.linear1(objects))))
-            objects = self.norm3(objects + self.dropout(hidden))
+            forwarded = self.linear2(self.dropout(self.activation(self.linear1(objects))))
+            objects = self.norm3(objects + self.dropout(forwarded))
             return self.class_logits(self.cls_module(objects)), self.bboxes_delta(self.reg_module(objects)), objects
 
-    def attend(self, objects: Tensor) -> Tensor:
-        """Self-attention among the objects of an image, (B, N, d) to (B, N, d). It does not look at the image."""
-        attended = self.self_attn(objects, objects, objects)[0]
+    def attend(self, objects: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Self-attention among the objects of an image, (B, N, d) to (B, N, d). It does not look at the image.
+
+        Args:
+            objects: (B, N, d).
+            hidden: (B, N, N) bool, what a row's object must not see; None if all see all.
+        """
+        if hidden is not None:
+            hidden = hidden.repeat_interleave(self.self_attn.num_heads, dim=0)
+        attended = self.self_attn(objects, objects, objects, attn_mask=hidden)[0]
         return self.norm1(objects + self.dropout(attended))
 
     def full_precision_layers(self) -> list[nn.Module]:
@@ -127,11 +137,11 @@ class RefinementStage(nn.Module):
 
 
 class DynamicHead(nn.Module):
-    """Refinement stages with separate weights; each reads the boxes and object features of the one before.
+    """Refinement stages; each reads the boxes and object features of the one before.
 
     Args:
         routing: makes the RoI features of boxes from the pyramid.
-        stages: one `RefinementStage` or more.
+        stages: one `RefinementStage` or more. The same one several times shares its weights.
         prior_prob: score that every class starts with; None for the softmax variant.
     """
 
@@ -156,6 +166,7 @@ class DynamicHead(nn.Module):
             raise InputError(
                 f"MODEL.SparseRCNN.HIDDEN_DIM {node.HIDDEN_DIM} must be a multiple of its NHEADS {node.NHEADS}."
             )
+        count = 1 if node.SHARED_STAGES else node.NUM_HEADS
         stages = [
             RefinementStage(
                 hidden_dim=node.HIDDEN_DIM,
@@ -169,11 +180,11 @@ class DynamicHead(nn.Module):
                 dropout=node.DROPOUT,
                 activation=node.ACTIVATION,
             )
-            for _ in range(node.NUM_HEADS)
+            for _ in range(count)
         ]
         return {
             "routing": build_roi_routing(cfg, input_shape),
-            "stages": stages,
+            "stages": stages * (node.NUM_HEADS // count),
             "prior_prob": node.PRIOR_PROB if node.USE_FOCAL else None,
         }
 
@@ -188,13 +199,16 @@ class DynamicHead(nn.Module):
                 assert isinstance(stage, RefinementStage)
                 nn.init.constant_(stage.class_logits.bias, -math.log((1 - prior_prob) / prior_prob))
 
-    def forward(self, features: list[Tensor], boxes: Tensor, proposal_features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: list[Tensor], boxes: Tensor, proposal_features: Tensor, hidden: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Refine proposals through all stages.
 
         Args:
             features: (B, d, H, W) of each level, lowest first.
             boxes: (B, N, 4) proposal boxes, absolute xyxy.
-            proposal_features: (N, d).
+            proposal_features: (N, d), or (B, N, d) where each image has its own.
+            hidden: (B, N, N) bool, True where the row's proposal must not see the column's; None if all see all.
 
         Returns:
             Logits (S, B, N, K) and boxes (S, B, N, 4), absolute xyxy, after each of S stages.
@@ -205,9 +219,9 @@ class DynamicHead(nn.Module):
         for stage in self.head_series:
             roi_features = self.routing(pyramid, boxes)
             if self.grad_checkpointing and torch.is_grad_enabled():
-                logits, deltas, objects = checkpoint(stage, objects, roi_features, use_reentrant=False)
+                logits, deltas, objects = checkpoint(stage, objects, roi_features, hidden, use_reentrant=False)
             else:
-                logits, deltas, objects = stage(objects, roi_features)
+                logits, deltas, objects = stage(objects, roi_features, hidden)
             boxes = self.box_transform.apply_deltas(deltas.flatten(0, 1), boxes.flatten(0, 1)).view_as(boxes)
             all_logits.append(logits)
             all_boxes.append(boxes)

@@ -1,8 +1,10 @@
-"""One-to-one assignment of proposals to objects.
+"""Assignment of proposals to objects, one to one in every stage or several to one in all but the last.
 
 Sun et al., Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, CVPR 2021, section 3.3;
 Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, section 3.1.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +13,13 @@ from detectron2.structures import Instances
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from .boxes import generalized_iou, image_whwh
+from ..errors import check_choice
+from .boxes import generalized_iou, image_whwh, paired_iou
 
 Assignment = list[list[tuple[Tensor, Tensor]]]
+
+# From here on it takes less time to look for the cheapest proposals first.
+MANY_PROPOSALS = 2000
 
 
 class HungarianMatcher(nn.Module):
@@ -82,7 +88,15 @@ class HungarianMatcher(nn.Module):
             none = torch.empty(0, dtype=torch.int64)
             return [[(none, none) for _ in targets] for _ in logits]
         costs = self.costs(logits, boxes, targets).float().cpu().numpy()
-        return [[_assign(costs[s, b, :, :m]) for b, m in enumerate(counts)] for s in range(len(costs))]
+        shares = self.shares(boxes, targets).cpu().numpy()
+        return [
+            [_assign(costs[s, b, :, :m], shares[s, b, :m]) for b, m in enumerate(counts)] for s in range(len(costs))
+        ]
+
+    def shares(self, boxes: Tensor, targets: list[Instances]) -> Tensor:
+        """How many proposals each object is to get: (S, B, M) int64, M the largest object count; here one each."""
+        most = max(len(t) for t in targets)
+        return torch.ones(*boxes.shape[:2], most, dtype=torch.int64, device=boxes.device)
 
     def costs(self, logits: Tensor, boxes: Tensor, targets: list[Instances]) -> Tensor:
         """Cost of every (proposal, object) pair of an image: (S, B, N, M), M the largest object count, padded."""
@@ -112,18 +126,81 @@ class HungarianMatcher(nn.Module):
         return positive - negative
 
 
+class DynamicKMatcher(HungarianMatcher):
+    """Gives each object k proposals in all stages but the last: those of least optimal-transport cost.
+
+    k = max(1, ⌊sum of its `candidates` best overlaps − `rise` · stages that follow⌋), so that it grows from stage to
+    stage as boxes become good. The last stage stays one to one, which is what keeps duplicates out of the results.
+    More pairs are more to learn from: with one for each object, most proposals learn background alone.
+    Hong et al., Dynamic Sparse R-CNN, CVPR 2022, section 3.2.
+
+    Args:
+        candidates: overlaps that are summed up.
+        rise: what k gains from a stage to the next.
+        last: give the objects of the last stage several proposals too.
+        matcher_args: of `HungarianMatcher`.
+    """
+
+    @configurable
+    def __init__(self, *, candidates: int = 8, rise: float = 0.5, last: bool = False, **matcher_args: Any):
+        super().__init__(**matcher_args)
+        self.candidates = candidates
+        self.rise = rise
+        self.last = last
+
+    def shares(self, boxes: Tensor, targets: list[Instances]) -> Tensor:
+        gt_boxes = _pad([t.gt_boxes.tensor for t in targets]).to(boxes)
+        overlaps = paired_iou(boxes[..., :, None, :], gt_boxes[:, None])  # (S, B, N, M)
+        best = overlaps.topk(min(self.candidates, overlaps.shape[2]), dim=2).values.sum(2)
+        following = torch.arange(len(boxes) - 1, -1, -1, device=boxes.device)[:, None, None]
+        k = (best - self.rise * following).nan_to_num(nan=1).floor().clamp(min=1).long()
+        return k if self.last else torch.where(following == 0, 1, k)
+
+
 def _pad(tensors: list[Tensor]) -> Tensor:
     """(B, M, ...), shorter tensors filled up with zeros."""
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
-def _assign(cost: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Proposals, ascending, and their objects in the assignment of least cost, from the (N, M) costs of an image."""
+def _assign(cost: np.ndarray, shares: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Proposals, ascending, and their objects in the assignment of least cost.
+
+    It is an optimal transport: objects supply whole units, proposals take one at most. So a solution in whole units is
+    among the optimal ones, and the Hungarian method finds it with an object for each unit.
+
+    Args:
+        cost: (N, M) of the pairs of an image.
+        shares: (M,) units that each object supplies; those beyond the first are cut where proposals are too few.
+    """
+    num_proposals, num_objects = cost.shape
+    spare = max(num_proposals - num_objects, 0)
+    extra = shares - 1
+    if extra.sum() > spare:
+        extra = extra * spare // extra.sum()
+    units = np.repeat(np.arange(num_objects), extra + 1)
+    rows = np.arange(num_proposals)
+    if num_proposals > MANY_PROPOSALS and len(units) < num_proposals:
+        # With fewer units than proposals, none beyond an object's cheapest can be needed.
+        rows = np.unique(np.argpartition(cost, len(units), axis=0)[: len(units)])
     try:
-        proposals, objects = linear_sum_assignment(cost)
+        chosen, columns = linear_sum_assignment(cost[rows][:, units])
     except ValueError as error:
         raise FloatingPointError(
             "Predictions became infinite, NaN, or boxes turned inside out. Lower SOLVER.BASE_LR, lengthen the warm-up, "
             "or train without fp16."
         ) from error
-    return torch.from_numpy(proposals), torch.from_numpy(objects)
+    return torch.from_numpy(rows[chosen]), torch.from_numpy(units[columns])
+
+
+ASSIGNMENTS: dict[str, type[HungarianMatcher]] = {"one_to_one": HungarianMatcher, "dynamic_k": DynamicKMatcher}
+
+
+def build_matcher(cfg: CfgNode) -> HungarianMatcher:
+    """The matcher that `MODEL.SparseRCNN.ASSIGNMENT` names.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    name = cfg.MODEL.SparseRCNN.ASSIGNMENT
+    check_choice("MODEL.SparseRCNN.ASSIGNMENT", name, ASSIGNMENTS)
+    return ASSIGNMENTS[name](cfg)

@@ -8,7 +8,7 @@ from ..modeling.detector import SparseRCNN, output_size
 
 @torch.no_grad()
 def predict_stages(model: SparseRCNN, batched_inputs: list[dict]) -> list[list[Instances]]:
-    """The learned proposals of a detector, and then its boxes after each refinement stage.
+    """The proposals of a detector, and then its boxes after each refinement stage.
 
     Args:
         model: in evaluation mode.
@@ -20,11 +20,12 @@ def predict_stages(model: SparseRCNN, batched_inputs: list[dict]) -> list[list[I
         the best class.
     """
     images = model.preprocess_image(batched_inputs)
-    proposals = model.proposal_boxes(images)
-    logits, boxes = model.refine(model.backbone(images.tensor), proposals)
+    features = model.backbone(images.tensor)
+    proposals = model.propose(features, images)
+    logits, boxes = model.refine(features, proposals)
     probabilities = logits.float().sigmoid() if model.use_focal else logits.float().softmax(-1)[..., :-1]
     scores, classes = probabilities.max(-1)
-    all_boxes = torch.cat([proposals[None], boxes.float()])
+    all_boxes = torch.cat([proposals.boxes[None], boxes.float()])
     levels = model.head.routing.assign_levels(all_boxes)
     stages_of_images = []
     for i, (size, inputs) in enumerate(zip(images.image_sizes, batched_inputs, strict=True)):

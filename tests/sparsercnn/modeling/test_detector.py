@@ -86,7 +86,7 @@ def test_an_image_alone_equals_the_image_in_a_batch():
 def test_proposals_start_as_the_unpadded_image():
     model = small_model()
     images = model.preprocess_image([{"image": image((64, 96))}, {"image": image((50, 40))}])
-    boxes = model.proposal_boxes(images)
+    boxes = model.propose({}, images).boxes
     assert torch.equal(boxes[0], torch.tensor([[0.0, 0, 96, 64]]).expand(10, 4))
     assert torch.equal(boxes[1], torch.tensor([[0.0, 0, 40, 50]]).expand(10, 4))
 

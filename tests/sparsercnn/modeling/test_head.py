@@ -133,7 +133,7 @@ def test_head_without_towers():
 @torch.no_grad()
 def test_under_autocast_what_follows_the_interaction_is_exact(monkeypatch):
     stage = RefinementStage(32, 5, nheads=4, dim_feedforward=64, dim_dynamic=8, num_cls=1, num_reg=1)
-    monkeypatch.setattr(stage, "attend", lambda objects: objects)
+    monkeypatch.setattr(stage, "attend", lambda objects, hidden: objects)
     monkeypatch.setattr(stage.inst_interact, "forward", lambda objects, roi_features: torch.zeros_like(objects))
     inputs = torch.randn(2, 3, 32), torch.zeros(6, 49, 32)
     with torch.autocast("cpu", torch.bfloat16):
