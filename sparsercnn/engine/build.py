@@ -13,8 +13,10 @@ from torch import nn
 
 from ..config import AMP_PRECISIONS, PRECISIONS
 from ..errors import InputError, check_choice
+from ..modeling.detector import SparseRCNN
 from ..modeling.inference import InferenceModel
 from .gradient_checkpointing import checkpoint_gradients
+from .training_boxes import start_from_training_boxes
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
@@ -33,7 +35,12 @@ def build_model(cfg: CfgNode) -> nn.Module:
 
 
 def prepare_for_training(cfg: CfgNode, model: nn.Module) -> None:
-    """Apply `MODEL.GRADIENT_CHECKPOINTING` and `SOLVER.FAST`, in place; parameters and their names stay the same."""
+    """Apply `PROPOSALS kmeans`, `MODEL.GRADIENT_CHECKPOINTING` and `SOLVER.FAST`, in place.
+
+    Parameters and their names stay the same.
+    """
+    if cfg.MODEL.SparseRCNN.PROPOSALS == "kmeans" and isinstance(model, SparseRCNN):
+        start_from_training_boxes(cfg, model)
     if cfg.MODEL.GRADIENT_CHECKPOINTING:
         checkpoint_gradients(model)
     if cfg.SOLVER.FAST:
