@@ -1,8 +1,8 @@
 """Proposals that depend on the image: the best distinct locations of a light dense branch on the pyramid.
 
-Zhang et al., Dense Distinct Query for End-to-End Object Detection, CVPR 2023. Distinct is here a location whose score
-is the largest among its neighbors on its level, where the authors compare boxes by non-maximum suppression: the number
-of operations does not depend on the data.
+Zhang et al., Dense Distinct Query for End-to-End Object Detection, CVPR 2023. A location is distinct if no better one
+has nearly the same box, be that one distinct itself or not (Fast NMS: Bolya et al., YOLACT, ICCV 2019, section 4.2), so
+that the number of operations does not depend on the data.
 """
 
 import math
@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import torch
 from detectron2.structures import Instances
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .boxes import image_whwh
+from .boxes import image_whwh, paired_iou
 from .criterion import SetCriterion
 
 # At a location that has learned nothing the box reaches so many strides to each side: a level's usual size.
 INITIAL_REACH = 2.0
+
+# So many times the wanted number of locations are compared with each other.
+CANDIDATES = 4
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,13 @@ class DensePredictions:
         logits: (B, L, K).
         boxes: (B, L, 4) absolute xyxy, inside the image.
         features: (B, L, d).
-        ranks: (B, L) in [-1, 2]: the best score, plus 1 if it is the largest around; −1 outside of the image.
+        scores: (B, L) of the best class, without gradient; −1 outside of the image.
     """
 
     logits: Tensor
     boxes: Tensor
     features: Tensor
-    ranks: Tensor
+    scores: Tensor
 
 
 class DenseQueries(nn.Module):
@@ -52,6 +54,7 @@ class DenseQueries(nn.Module):
         num_queries: proposals of an image; fewer if the image has fewer locations.
         criterion: the losses of dense predictions, as of one stage.
         prior_prob: score that every class starts with.
+        distinct_overlap: largest IoU of a distinct box with a better one.
     """
 
     def __init__(
@@ -63,12 +66,14 @@ class DenseQueries(nn.Module):
         num_queries: int,
         criterion: SetCriterion,
         prior_prob: float = 0.01,
+        distinct_overlap: float = 0.7,
     ):
         super().__init__()
         self.in_features = in_features
         self.strides = strides
         self.num_queries = num_queries
         self.criterion = criterion
+        self.distinct_overlap = distinct_overlap
         self.tower = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
             nn.Conv2d(channels, channels, 1, bias=False),
@@ -99,17 +104,22 @@ class DenseQueries(nn.Module):
         limit = image_whwh(image_sizes, centers)[:, None]
         boxes = torch.cat([centers - reach[..., :2], centers + reach[..., 2:]], dim=-1)
         boxes = torch.minimum(boxes.clamp(min=0), limit)
-        scores = logits.detach().amax(-1).sigmoid()
-        ranks = scores + self._is_peak(scores, maps)
         outside = (centers > limit[..., :2]).any(-1)
-        return DensePredictions(logits, boxes, hidden, ranks.masked_fill(outside, -1))
+        scores = logits.detach().amax(-1).sigmoid().masked_fill(outside, -1)
+        return DensePredictions(logits, boxes, hidden, scores)
 
     def select(self, dense: DensePredictions) -> tuple[Tensor, Tensor]:
-        """Boxes (B, N, 4), absolute xyxy and without gradient, and features (B, N, d) of the N best locations."""
-        best = dense.ranks.topk(min(self.num_queries, dense.ranks.shape[1])).indices[..., None]
-        boxes = dense.boxes.detach().gather(1, best.expand(-1, -1, 4))
-        features = dense.features.gather(1, best.expand(-1, -1, dense.features.shape[-1]))
-        return boxes, self.feature(features)
+        """Boxes (B, N, 4), absolute xyxy and without gradient, and features (B, N, d) of the N best locations.
+
+        Distinct ones come first, and where they are too few the best of the others.
+        """
+        locations = dense.scores.shape[1]
+        scores, index = dense.scores.topk(min(CANDIDATES * self.num_queries, locations))
+        boxes = _rows(dense.boxes.detach(), index)
+        overlaps = paired_iou(boxes[:, :, None], boxes[:, None]).triu(diagonal=1)  # of better ones (rows) with each
+        distinct = overlaps.amax(1) <= self.distinct_overlap
+        best = (scores + distinct).topk(min(self.num_queries, locations)).indices
+        return _rows(boxes, best), self.feature(_rows(dense.features, index.gather(1, best)))
 
     def losses(self, dense: DensePredictions, targets: list[Instances]) -> dict[str, Tensor]:
         """Weighted `loss_ce`, `loss_bbox` and `loss_giou` of all locations."""
@@ -124,10 +134,7 @@ class DenseQueries(nn.Module):
             strides.append(torch.full_like(centers[-1][:, 0], stride))
         return torch.cat(centers), torch.cat(strides)
 
-    def _is_peak(self, scores: Tensor, maps: list[Tensor]) -> Tensor:
-        """(B, L) bool from (B, L) scores: no neighbor on its level scores higher."""
-        peaks = []
-        for level, m in zip(scores.split([m.shape[2] * m.shape[3] for m in maps], dim=1), maps, strict=True):
-            image = level.unflatten(1, m.shape[2:])
-            peaks.append((F.max_pool2d(image, 3, stride=1, padding=1) == image).flatten(1))
-        return torch.cat(peaks, dim=1)
+
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """(B, N, C) rows of a (B, L, C) table, by (B, N) indices."""
+    return table.gather(1, index[..., None].expand(-1, -1, table.shape[-1]))

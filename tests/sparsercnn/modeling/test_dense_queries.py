@@ -39,15 +39,18 @@ def test_proposals_lie_in_their_image_and_depend_on_it():
     assert not torch.equal(propose(model, ((64, 96),))[0].boxes[0], propose(model, ((96, 64),))[0].boxes[0])
 
 
-def test_the_best_location_of_each_neighborhood_comes_first():
+def test_distinct_locations_come_first():
+    """Of boxes that nearly coincide the best is chosen; the others follow only where places are left."""
     dense_queries = DenseQueries(["p3"], [8], 4, num_classes=1, num_queries=3, criterion=None)
-    scores = torch.zeros(1, 4, 5)
-    scores[0, 1, 1], scores[0, 1, 2], scores[0, 3, 4] = 0.9, 0.8, 0.5
-    peaks = dense_queries._is_peak(scores.flatten(1), [torch.zeros(1, 4, 4, 5)])
-    ranks = scores.flatten(1) + peaks
-    boxes = torch.arange(20.0)[None, :, None].expand(1, 20, 4)
-    chosen, _ = dense_queries.select(DensePredictions(scores[..., None], boxes, torch.zeros(1, 20, 4), ranks))
-    assert chosen[0, :2, 0].tolist() == [6, 19], "0.8 beside 0.9 is no object of its own"
+    scores = torch.tensor([[0.5, 0.9, 0.8, 0.3]])
+    boxes = torch.tensor([[[30.0, 30, 50, 50], [0, 0, 20, 20], [0, 0, 20, 19], [0, 0, 20, 10]]])
+    features = torch.arange(4.0)[None, :, None].expand(1, 4, 4)
+    dense = DensePredictions(scores[..., None], boxes, features, scores)
+    chosen, _ = dense_queries.select(dense)
+    assert torch.equal(chosen[0], boxes[0, [1, 0, 3]])
+    dense_queries.num_queries = 4
+    chosen, _ = dense_queries.select(dense)
+    assert torch.equal(chosen[0], boxes[0, [1, 0, 3, 2]])
 
 
 def test_boxes_reach_from_the_location_to_four_sides():
