@@ -17,10 +17,9 @@ from .matcher import Assignment, HungarianMatcher, build_matcher
 
 
 class SetCriterion(nn.Module):
-    """Weighted losses of all stages, each divided by the number of its pairs, but at least by that of objects, and by 1.
+    """Weighted losses of all stages, each divided by the number of objects averaged over processes (at least 1).
 
-    These numbers are averaged over processes. (Batches that `SOLVER.ACCUMULATE` adds up are weighted by objects, which
-    is exact where an object has one pair.) The cross entropy of the softmax variant is a weighted mean over proposals instead. An image without objects has no
+    The cross entropy of the softmax variant is a weighted mean over proposals instead. An image without objects has no
     pairs: all of its proposals learn background, and it adds nothing to the losses of boxes.
 
     Args:
@@ -28,7 +27,7 @@ class SetCriterion(nn.Module):
         matcher: pairs proposals with objects.
         class_weight, l1_weight, giou_weight: weights of the three losses.
         use_focal: `class_loss` on K sigmoid logits rather than cross entropy on K + 1.
-        class_loss: of each logit and its label; the focal loss by default.
+        class_loss: of each logit and its label.
         no_object_weight: weight of the class "no object" in the cross entropy.
         deep_supervision: supervise every stage, not only the last.
     """
@@ -45,7 +44,7 @@ class SetCriterion(nn.Module):
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
         use_focal: bool = True,
-        class_loss: ClassLoss | None = None,
+        class_loss: ClassLoss = FocalLoss(),
         no_object_weight: float = 0.1,
         deep_supervision: bool = True,
     ):
@@ -54,7 +53,7 @@ class SetCriterion(nn.Module):
         self.matcher = matcher
         self.weights = {"loss_ce": class_weight, "loss_bbox": l1_weight, "loss_giou": giou_weight}
         self.use_focal = use_focal
-        self.class_loss = class_loss or FocalLoss()
+        self.class_loss = class_loss
         self.deep_supervision = deep_supervision
         if not use_focal:
             empty_weight = torch.ones(num_classes + 1)
@@ -106,6 +105,7 @@ class SetCriterion(nn.Module):
         boxes: Tensor,
         targets: list[Instances],
         pairs: Tensor,
+        copies: int = 1,
         present: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the weighted losses of pairs that are known.
@@ -115,14 +115,14 @@ class SetCriterion(nn.Module):
             targets: B `Instances` with `gt_boxes` and `gt_classes`.
             pairs: (4, P) on the CPU: stage, image, proposal and object of each, ordered by stage; objects count on
                 through the batch.
+            copies: pairs of each object, by which the losses are divided.
             present: (B, N) bool, proposals that learn a class; None for all, as it must be for the softmax variant.
 
         Returns:
             As `forward` does.
         """
+        num_boxes = copies * _average_over_processes(sum(len(t) for t in targets), boxes.device)
         pairs_of_stages = pairs[0].bincount(minlength=len(boxes)).tolist()
-        num_objects = sum(len(t) for t in targets)
-        divisor = _average_over_processes([max(num, num_objects) for num in pairs_of_stages], boxes.device)
         pairs = pairs.to(boxes.device, non_blocking=True)
         stage, image, proposal, target = pairs
         matched = boxes[stage, image, proposal]
@@ -132,14 +132,14 @@ class SetCriterion(nn.Module):
 
         losses = {"loss_ce": self._class_loss(logits, pairs[:3], classes, paired_iou(matched.detach(), truth), present)}
         if self.use_focal:
-            losses["loss_ce"] = losses["loss_ce"] / divisor
+            losses["loss_ce"] = losses["loss_ce"] / num_boxes
         per_pair = {
             "loss_bbox": F.l1_loss(matched / image_size, truth / image_size, reduction="none").sum(-1),
             "loss_giou": 1 - generalized_iou(matched, truth),
         }
         for name, loss in per_pair.items():
             rows = nn.utils.rnn.pad_sequence(loss.split(pairs_of_stages), batch_first=True)
-            losses[name] = rows.sum(1) / divisor
+            losses[name] = rows.sum(1) / num_boxes
         last = len(logits) - 1
         return {
             name if stage == last else f"{name}_{stage}": self.weights[name] * loss
@@ -185,9 +185,9 @@ def _flatten(assignment: Assignment, counts: list[int]) -> Tensor:
     return torch.cat(columns, dim=1)
 
 
-def _average_over_processes(counts: list[int], device: torch.device) -> Tensor:
-    """(S,) float, each count averaged over processes, at least 1: the divisors of losses."""
-    total = torch.tensor(counts, dtype=torch.float32).to(device, non_blocking=True)
+def _average_over_processes(count: int, device: torch.device) -> Tensor:
+    """Objects per process, at least 1: the divisor of the losses."""
+    total = torch.full((), float(count), device=device)
     if comm.get_world_size() > 1:
         dist.all_reduce(total)
     return (total / comm.get_world_size()).clamp(min=1)

@@ -124,4 +124,4 @@ class Denoising(nn.Module):
         """
         logits, boxes = criterion.supervised(logits, boxes)
         pairs = noised.pairs([len(t) for t in targets], len(logits))
-        return criterion.losses_of_pairs(logits, boxes, targets, pairs, noised.present)
+        return criterion.losses_of_pairs(logits, boxes, targets, pairs, noised.groups, noised.present)
