@@ -209,9 +209,7 @@ def markdown(results: dict[tuple[str, str, str], list[dict]], seconds: dict[tupl
     return "\n\n".join(tables) + "\n"
 
 
-def plot(
-    results: dict[tuple[str, str, str], list[dict]], seconds: dict[tuple[str, str], float], path: Path
-) -> None:
+def plot(results: dict[tuple[str, str, str], list[dict]], seconds: dict[tuple[str, str], float], path: Path) -> None:
     """AP over minutes of training in one thread, the mean over seeds, a panel for each data set."""
     names = list(dict.fromkeys(key[0] for key in results))
     figure, panels = plt.subplots(1, len(names), figsize=(7 * len(names), 5), squeeze=False, layout="constrained")

@@ -27,7 +27,7 @@ class SetCriterion(nn.Module):
         matcher: pairs proposals with objects.
         class_weight, l1_weight, giou_weight: weights of the three losses.
         use_focal: `class_loss` on K sigmoid logits rather than cross entropy on K + 1.
-        class_loss: of each logit and its label.
+        class_loss: of each logit and its label; the focal loss by default.
         no_object_weight: weight of the class "no object" in the cross entropy.
         deep_supervision: supervise every stage, not only the last.
     """
@@ -44,7 +44,7 @@ class SetCriterion(nn.Module):
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
         use_focal: bool = True,
-        class_loss: ClassLoss = FocalLoss(),
+        class_loss: ClassLoss | None = None,
         no_object_weight: float = 0.1,
         deep_supervision: bool = True,
     ):
@@ -53,7 +53,7 @@ class SetCriterion(nn.Module):
         self.matcher = matcher
         self.weights = {"loss_ce": class_weight, "loss_bbox": l1_weight, "loss_giou": giou_weight}
         self.use_focal = use_focal
-        self.class_loss = class_loss
+        self.class_loss = class_loss or FocalLoss()
         self.deep_supervision = deep_supervision
         if not use_focal:
             empty_weight = torch.ones(num_classes + 1)

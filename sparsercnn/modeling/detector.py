@@ -17,10 +17,9 @@ from torchvision.ops import box_convert
 
 from ..errors import InputError, check_choice
 from .boxes import image_whwh
-from .class_loss import build_class_loss
 from .criterion import SetCriterion
-from .dense_queries import DensePredictions, DenseQueries
 from .denoising import Denoising, NoisedObjects
+from .dense_queries import DensePredictions, DenseQueries
 from .head import DynamicHead
 from .initial_boxes import INITIAL_BOXES, whole_image
 from .matcher import DynamicKMatcher, HungarianMatcher
@@ -163,9 +162,7 @@ class SparseRCNN(nn.Module):
         sizes = [output_size(x) for x in batched_inputs]
         return [{"instances": detector_postprocess(r, *size)} for r, size in zip(results, sizes, strict=True)]
 
-    def losses(
-        self, features: dict[str, Tensor], proposals: Proposals, targets: list[Instances]
-    ) -> dict[str, Tensor]:
+    def losses(self, features: dict[str, Tensor], proposals: Proposals, targets: list[Instances]) -> dict[str, Tensor]:
         """Weighted losses of all stages.
 
         Those of an auxiliary pyramid end in its prefix, as `loss_ce_0_lateral`, those of denoising in `_dn` (before the

@@ -80,6 +80,6 @@ def test_the_average_is_evaluated(tmp_path, decay):
     trainer = Trainer(model_at(1.0), tmp_path)
     tested = []
     trainer.test = lambda cfg, model: tested.append(model) or {}
-    ema, evaluation = average_weights(trainer, [EvalHook(0, lambda: {})], decay)
+    ema, evaluation = average_weights(trainer, [EvalHook(0, dict)], decay)
     evaluation._func()
     assert tested == [ema.average.module]
