@@ -1,10 +1,11 @@
 """Averaged weights: what they are, who gets them, and that a training goes on with its own."""
 
-import pytest
 import torch
+from detectron2.engine.hooks import EvalHook
 from torch import nn
 from torch.testing import assert_close
 
+from sparsercnn import load_config
 from sparsercnn.engine import SparseRCNNCheckpointer
 from sparsercnn.engine.ema import ExponentialMovingAverage, average_weights
 
@@ -43,8 +44,6 @@ def test_a_long_average_starts_short():
 
 class Trainer:
     def __init__(self, model, folder):
-        from sparsercnn import load_config
-
         self.model, self.cfg = model, load_config()
         self.checkpointer = SparseRCNNCheckpointer(model, str(folder))
 
@@ -73,13 +72,10 @@ def test_who_loads_the_average_and_who_the_weights(tmp_path):
     assert other.average.n_averaged == ema.average.n_averaged
 
 
-@pytest.mark.parametrize("decay", [0.9])
-def test_the_average_is_evaluated(tmp_path, decay):
-    from detectron2.engine.hooks import EvalHook
-
+def test_the_average_is_evaluated(tmp_path):
     trainer = Trainer(model_at(1.0), tmp_path)
     tested = []
     trainer.test = lambda cfg, model: tested.append(model) or {}
-    ema, evaluation = average_weights(trainer, [EvalHook(0, dict)], decay)
+    ema, evaluation = average_weights(trainer, [EvalHook(0, dict)], 0.9)
     evaluation._func()
     assert tested == [ema.average.module]

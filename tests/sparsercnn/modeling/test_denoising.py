@@ -1,6 +1,7 @@
 """Noised copies of objects beside the proposals."""
 
 import torch
+from detectron2.modeling import build_model
 from torch.testing import assert_close
 
 from sparsercnn.modeling.boxes import paired_iou
@@ -65,8 +66,6 @@ def test_copies_are_paired_with_their_objects():
 
 
 def model(queries=6):
-    from detectron2.modeling import build_model
-
     cfg = small_config()
     cfg.MODEL.SparseRCNN.DENOISING_QUERIES = queries
     torch.manual_seed(0)
