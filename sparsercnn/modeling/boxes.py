@@ -31,16 +31,18 @@ def paired_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return intersection / union.clamp(min=1e-7)
 
 
-def image_whwh(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+def image_whwh(sizes: Sequence[tuple[int, int]] | Tensor, like: Tensor) -> Tensor:
     """The size by which the xyxy coordinates of a picture's boxes are normalized.
 
     Args:
-        sizes: (height, width) of each of B images.
+        sizes: (height, width) of each of B images, as pairs or as a (B, 2) tensor.
         like: gives type and device; the host does not wait until the sizes are there.
 
     Returns:
         (B, 4) width, height, width, height.
     """
+    if isinstance(sizes, Tensor):
+        return sizes[:, [1, 0, 1, 0]].to(like)
     return torch.tensor([(w, h, w, h) for h, w in sizes]).to(like, non_blocking=True)
 
 

@@ -250,12 +250,27 @@ class SparseRCNN(nn.Module):
         return Proposals(boxes, self.init_proposal_features.weight)
 
     def select(self, logits: Tensor, boxes: Tensor, image_sizes: list[tuple[int, int]]) -> list[Instances]:
-        """The N best results of each image: (class, proposal) pairs, or the best class of each proposal for softmax.
+        """The N best results of each image as `Instances`; see `best`.
 
         Args:
             logits: (B, N, K), or K + 1 for the softmax variant.
             boxes: (B, N, 4) absolute xyxy.
             image_sizes: (height, width) of each image.
+        """
+        return [
+            Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)
+            for size, b, s, c in zip(image_sizes, *self.best(logits, boxes), strict=True)
+        ]
+
+    def best(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The N best (class, proposal) pairs of each image, or the best class of each proposal for softmax.
+
+        Args:
+            logits: (B, N, K), or K + 1 for the softmax variant.
+            boxes: (B, N, 4).
+
+        Returns:
+            Boxes (B, N, 4), scores (B, N), best first, and classes (B, N) int64.
         """
         if self.use_focal:
             num_classes = logits.shape[-1]
@@ -265,10 +280,7 @@ class SparseRCNN(nn.Module):
             scores, classes = logits.softmax(-1)[..., :-1].max(-1)
             scores, proposals = scores.sort(descending=True)
             classes = classes.gather(1, proposals)
-        return [
-            Instances(size, pred_boxes=Boxes(b[p]), scores=s, pred_classes=c)
-            for size, b, p, s, c in zip(image_sizes, boxes, proposals, scores, classes, strict=True)
-        ]
+        return boxes.gather(1, proposals[..., None].expand(-1, -1, 4)), scores, classes
 
 
 def _fast_learning(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> dict[str, Any]:

@@ -214,7 +214,7 @@ class DynamicHead(nn.Module):
             Logits (S, B, N, K) and boxes (S, B, N, 4), absolute xyxy, after each of S stages.
         """
         pyramid = self.routing.pooler.prepare(features)
-        objects = proposal_features.expand(len(boxes), -1, -1)
+        objects = proposal_features.expand(boxes.shape[0], -1, -1)
         all_logits, all_boxes = [], []
         for stage in self.head_series:
             roi_features = self.routing(pyramid, boxes)

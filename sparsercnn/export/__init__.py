@@ -1,0 +1,1 @@
+"""Detectors outside of their training code: ONNX, torch.export and OpenVINO."""

@@ -1,0 +1,134 @@
+"""An exported detector finds what PyTorch finds, at any size and number of pictures, and says itself how to use it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import transforms as T
+from PIL import Image
+
+from sparsercnn.errors import InputError
+from sparsercnn.export.graph import DetectionGraph
+from sparsercnn.export.onnx import compare, describe, export_onnx
+from tests.sparsercnn.models import image, small_model
+
+ROOT = Path(__file__).parents[3]
+SIZES = ((60, 90), (64, 50))
+ABOUT = {
+    "class_names": ["a", "b", "c"],
+    "threshold": 0.0,
+    "min_size": 64,
+    "max_size": 96,
+    "license": "MIT",
+    "config": "",
+}
+
+
+def graph_inputs(graph: DetectionGraph, images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    sizes = torch.tensor([x.shape[1:] for x in images])
+    height, width = (-(-int(side) // graph.divisor) * graph.divisor for side in sizes.amax(0))
+    batch = torch.full((len(images), height, width, 3), 77, dtype=torch.uint8)  # what padding holds does not matter
+    for row, x in zip(batch, images, strict=True):
+        row[: x.shape[1], : x.shape[2]] = x.permute(1, 2, 0)
+    return batch, sizes
+
+
+@pytest.mark.parametrize("use_focal", [True, False])
+@pytest.mark.parametrize("channel_order", ["RGB", "BGR"])
+def test_the_graph_finds_what_the_detector_finds(use_focal, channel_order):
+    model = small_model(use_focal)
+    graph = DetectionGraph(model, channel_order)
+    images = [image(size, seed) for seed, size in enumerate(SIZES)]
+    inputs = [{"image": x if channel_order == "RGB" else x.flip(0)} for x in images]
+    with torch.no_grad():
+        expected = model(inputs)
+        boxes, scores, classes = graph(*graph_inputs(graph, images))
+    for i, result in enumerate(expected):
+        solid = (boxes[i, :, 2:] > boxes[i, :, :2]).all(-1)
+        found = result["instances"]
+        torch.testing.assert_close(scores[i][solid], found.scores, rtol=0, atol=1e-5)
+        torch.testing.assert_close(boxes[i][solid], found.pred_boxes.tensor, rtol=0, atol=1e-2)
+        assert classes[i][solid].tolist() == found.pred_classes.tolist()
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    graph = DetectionGraph(small_model(), "RGB")
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    export_onnx(graph, path, describe(graph, ABOUT))
+    return path, graph
+
+
+def test_only_standard_operators_and_free_sizes(onnx_file):
+    import onnx
+
+    model = onnx.load(onnx_file[0])
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+    assert {f.domain for f in model.functions} == set()
+    images = next(i for i in model.graph.input if i.name == "images")
+    assert all(d.dim_param for d in images.type.tensor_type.shape.dim[:3])
+    assert [path.name for path in onnx_file[0].parent.iterdir()] == ["model.onnx"]
+
+
+def test_the_runner_finds_what_the_detector_finds_without_torch(onnx_file, tmp_path):
+    path, graph = onnx_file
+    picture = tmp_path / "picture.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(picture)
+    program = f"""
+import json, sys
+sys.modules["torch"] = None  # importing it fails
+sys.path.insert(0, {str(ROOT / "runtime")!r})
+from sparsercnn_runtime import OnnxDetector
+detector = OnnxDetector({str(path)!r})
+found = detector.predict({str(picture)!r}, threshold=0.0)
+print(json.dumps([[d.class_id, d.name, d.score, d.box] for d in found]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+
+    resized = T.ResizeShortestEdge([64, 64], 96).get_transform(pixels).apply_image(pixels)
+    with torch.no_grad():
+        tensor = torch.from_numpy(resized.transpose(2, 0, 1).copy())
+        (expected,) = graph.model([{"image": tensor, "height": 90, "width": 130}])
+    instances = expected["instances"]
+    assert len(found) == len(instances) > 0
+    for (class_id, name, score, box), c, s, b in zip(
+        found, instances.pred_classes, instances.scores, instances.pred_boxes.tensor, strict=True
+    ):
+        assert class_id == c and name == "abc"[class_id]
+        assert score == pytest.approx(float(s), abs=1e-4)
+        np.testing.assert_allclose(box, b, rtol=0, atol=0.1)
+
+
+def test_a_file_says_what_it_is(onnx_file):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(onnx_file[0]))
+    stored = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+    assert stored.items() >= ABOUT.items()
+    assert len(stored["weights_sha256"]) == 64 and stored["divisor"] == 32
+
+
+def test_a_wrong_export_is_refused():
+    boxes, scores = np.zeros((1, 3, 4), dtype=np.float32), np.array([[0.9, 0.8, 0.7]], dtype=np.float32)
+    classes = np.zeros((1, 3), dtype=np.int64)
+    expected = [boxes, scores, classes]
+    compare(expected, [boxes + 0.05, scores, classes], "here")
+    with pytest.raises(InputError, match=r"scores in here differ by 1\.0e-02"):
+        compare(expected, [boxes, scores + 0.01, classes], "here")
+    with pytest.raises(InputError, match="boxes in here differ"):
+        compare(expected, [boxes + 1, scores, classes], "here")
+    with pytest.raises(InputError, match="boxes in here differ"):
+        compare(expected, [boxes, scores, classes + 1], "here")
+
+
+def test_other_models_are_refused_in_one_line():
+    with pytest.raises(InputError, match="Linear cannot be exported"):
+        DetectionGraph(torch.nn.Linear(1, 1), "RGB")
