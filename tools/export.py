@@ -4,8 +4,8 @@
     python tools/export.py --config-file configs/quickstart.yaml --output model.onnx MODEL.WEIGHTS model_final.pth
     python tools/export.py --config-file configs/quickstart.yaml --output model.xml --calibrate photos/ MODEL.WEIGHTS …
 
-The suffix of the output names the format: .onnx, .pt2 (torch.export), .xml (OpenVINO; with --calibrate in INT8). What was
-exported has given PyTorch's detections on pictures of several sizes before the file appears.
+The suffix of the output names the format: .onnx, .pt2 (torch.export), .xml (OpenVINO; with --calibrate in INT8). What
+was exported has given PyTorch's detections on pictures of several sizes before the file appears.
 """
 
 import argparse
@@ -40,7 +40,9 @@ def export(cfg: CfgNode, output: Path, license: str, threshold: float, calibrate
     writers: dict[str, Callable[[DetectionGraph, dict[str, str]], None]] = {
         ".onnx": lambda graph, metadata: export_onnx(graph, output, metadata),
         ".pt2": lambda graph, metadata: export_program(graph, output, metadata),
-        ".xml": lambda graph, metadata: export_openvino(graph, output, metadata, calibration_batches(cfg, calibrate)),
+        ".xml": lambda graph, metadata: export_openvino(
+            graph, output, metadata, calibration_batches(cfg, calibrate, graph.divisor)
+        ),
     }
     if output.suffix not in writers:
         raise InputError(f"--output {output}: the suffix must be one of {', '.join(writers)}")
@@ -78,14 +80,14 @@ def export_program(graph: DetectionGraph, path: Path, metadata: dict[str, str]) 
     module = exported.module()
     for images, sizes in example_batches(graph.divisor, VERIFIED_SIZES):
         with torch.no_grad():
-            compare(*([t.numpy() for t in run(images, sizes)] for run in (graph, module)), "torch.export")
+            expected, found = ([t.numpy() for t in run(images, sizes)] for run in (graph, module))
+        compare(expected, found, "torch.export")
     torch.export.save(exported, path, extra_files=metadata)
 
 
-def calibration_batches(cfg: CfgNode, names: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The pictures that files, folders and globs name, at most CALIBRATION_PICTURES of them, as the graph takes them."""
+def calibration_batches(cfg: CfgNode, names: list[str], divisor: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pictures that files, folders and globs name, at most CALIBRATION_PICTURES, each a batch for `DetectionGraph`."""
     resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    divisor = 32
     batches = []
     pictures = find_pictures(names) if names else []
     for path in pictures[:: max(1, len(pictures) // CALIBRATION_PICTURES)][:CALIBRATION_PICTURES]:

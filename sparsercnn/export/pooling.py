@@ -1,7 +1,6 @@
 """RoIAlign in operators that ONNX has: rows are gathered and multiplied by their weights as one batched product."""
 
 from functools import cached_property
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,4 +43,4 @@ class ExportablePooler(FusedPooler):
 
 def _stack(sizes: list) -> Tensor:
     """(L,) int64 of numbers that may be symbols."""
-    return torch.stack([cast(Tensor, torch.scalar_tensor(size, dtype=torch.int64)) for size in sizes])
+    return torch.stack([torch.scalar_tensor(size, dtype=torch.int64) for size in sizes])
