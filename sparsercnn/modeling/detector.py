@@ -257,9 +257,10 @@ class SparseRCNN(nn.Module):
             boxes: (B, N, 4) absolute xyxy.
             image_sizes: (height, width) of each image.
         """
+        boxes, scores, classes = self.best(logits, boxes)
         return [
-            Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)
-            for size, b, s, c in zip(image_sizes, *self.best(logits, boxes), strict=True)
+            Instances(size, pred_boxes=Boxes(boxes[i]), scores=scores[i], pred_classes=classes[i])
+            for i, size in enumerate(image_sizes)
         ]
 
     def best(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
