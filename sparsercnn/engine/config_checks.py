@@ -13,6 +13,7 @@ from ..config import AMP_PRECISIONS, PRECISIONS
 from ..data import check_datasets
 from ..errors import InputError, check_choice
 from ..modeling.roi_routing import POOLERS, ROUTINGS
+from .checkpoint import resumable_checkpoints
 from .optimizer import OPTIMIZERS
 from .schedule import SCHEDULES
 
@@ -29,6 +30,7 @@ SMALLEST_VALUES = {
     "SOLVER.IMS_PER_BATCH": 1,
     "SOLVER.ACCUMULATE": 1,
     "SOLVER.CHECKPOINT_PERIOD": 1,
+    "SOLVER.CHECKPOINTS_KEPT": 0,
     "DATALOADER.NUM_WORKERS": 0,
     "INPUT.MIN_SIZE_TEST": 0,
     "INPUT.MAX_SIZE_TEST": 1,
@@ -55,7 +57,7 @@ def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False, pr
     Raises:
         InputError: the first mistake.
     """
-    if resume and not os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+    if resume and not resumable_checkpoints(cfg.OUTPUT_DIR):
         raise InputError(f"--resume: there is no checkpoint in OUTPUT_DIR {cfg.OUTPUT_DIR} to resume from")
     check_model(cfg, with_weights=not resume)
     if not eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:

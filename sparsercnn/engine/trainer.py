@@ -25,8 +25,10 @@ from ..data import SparseRCNNDatasetMapper
 from ..errors import InputError
 from ..evaluation.coco import FastCOCOEvaluator
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
+from ..files import CannotWriteError, write_whole
 from .build import amp_precision, build_inference_model, build_model, prepare_for_training
 from .checkpoint import SparseRCNNCheckpointer
+from .checkpoint_metadata import run_metadata
 from .interrupt import StopAtInterrupt
 from .optimizer import build_optimizer
 from .optimizer_state import fit_groups
@@ -58,7 +60,10 @@ class Trainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)
         self._trainer = TrainStep(model, loader, optimizer, cfg.SOLVER.ACCUMULATE, amp_precision(cfg))
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SparseRCNNCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        kept, metadata = cfg.SOLVER.CHECKPOINTS_KEPT, run_metadata(cfg)
+        self.checkpointer = SparseRCNNCheckpointer(
+            model, cfg.OUTPUT_DIR, kept=kept, metadata=metadata, trainer=weakref.proxy(self)
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -68,11 +73,14 @@ class Trainer(DefaultTrainer):
         """Train from `start_iter` to `max_iter`.
 
         Raises:
-            InputError: an image cannot be used. The iterations before it are saved in a checkpoint.
+            InputError: an image cannot be used: the iterations before it are saved in a checkpoint. Or a file cannot be
+                written: the checkpoints before it are whole.
         """
         logging.getLogger(TRAIN_LOOP_LOGGER).addFilter(_is_no_mistake)
         try:
             return super().train()
+        except CannotWriteError:
+            raise
         except InputError:
             if self.iter > self.start_iter:
                 self.iter -= 1  # the last that is complete
@@ -182,5 +190,5 @@ def write_metrics(cfg: CfgNode, results: dict) -> None:
         }
         path = os.path.join(cfg.OUTPUT_DIR, "inference", name, "metrics.json")
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w") as file:
-            json.dump(plain, file, indent=2)
+        content = json.dumps(plain, indent=2).encode()
+        write_whole(path, lambda file, content=content: file.write(content))
