@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .byte_source import ByteSource
 from .pickled_objects import DamagedError, ForeignObjectError
-from .safe_pickle import load_pickle
+from .safe_pickle import check_plain, load_pickle
 
 LOCAL_HEADER, LOCAL_SIGNATURE = struct.Struct("<4s22x2H"), b"PK\x03\x04"
 # Signature, size of the directory, length of the comment.
@@ -53,7 +53,11 @@ def write_archive(content: object, file: BinaryIO) -> None:
     Args:
         content: what to save.
         file: open for writing, seekable and empty.
+
+    Raises:
+        ValueError: `read_archive` would refuse the content.
     """
+    check_plain(content)
     hashed = _Hashed(file)
     torch.save(content, hashed)  # type: ignore[arg-type]
     seal = SEAL + hashed.digest.hexdigest().encode()

@@ -22,6 +22,8 @@ from .safe_pickle import load_pickle
 
 # The first value in files that PyTorch wrote before 1.6, and the second.
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
+# Of any pickle since protocol 2, of Python 2.3.
+PICKLE_START = b"\x80"
 # A tensor takes about 100 bytes of the header, and ten times that in memory.
 MAX_HEADER = 16 << 20
 SAFETENSORS_TYPES = {
@@ -88,6 +90,8 @@ def _read(file: BinaryIO, size: int) -> Any:
     source = ByteSource(file, size)
     if start.endswith(b"{") and int.from_bytes(start[:8], "little") < size:
         return _read_safetensors(source)
+    if not start.startswith(PICKLE_START):
+        raise DamagedError("it is neither an archive or pickle of tensors nor safetensors")
     value = load_pickle(source, size)
     if type(value) is int and value == LEGACY_MAGIC:
         value = _read_legacy(source)

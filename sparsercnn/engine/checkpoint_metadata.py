@@ -26,7 +26,7 @@ def run_metadata(cfg: CfgNode) -> dict[str, Any]:
     return {
         "config": cfg.dump(),
         "class_names": None if names is None else list(map(str, names)),
-        "versions": {"sparsercnn": _version(), "torch": torch.__version__},
+        "versions": {"sparsercnn": _version(), "torch": str(torch.__version__)},
         "score_threshold": None,
     }
 

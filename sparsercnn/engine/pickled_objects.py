@@ -82,18 +82,23 @@ NDARRAY = object()
 
 @dataclass
 class Budget:
-    """Limits what calls may copy: a pickle can pass the same container or string to any number of them."""
+    """Limits what calls may copy: a pickle can pass the same container or string to any number of them.
+
+    Attributes:
+        items: left to copy, of containers.
+        size: bytes left to copy, of strings and contents of arrays.
+    """
 
     items: int
-    bytes: int
+    size: int
 
     def charge(self, copied: Any) -> None:
-        """Subtract the length of a container or string."""
-        if isinstance(copied, str):
-            self.bytes -= len(copied)
+        """Subtract what a container, string or content has."""
+        if isinstance(copied, str | bytes | bytearray):
+            self.size -= len(copied)
         else:
             self.items -= len(copied)
-        if min(self.items, self.bytes) < 0:
+        if min(self.items, self.size) < 0:
             raise DamagedError("it copies what it holds over and over")
 
 
@@ -284,9 +289,10 @@ def _layout(budget: Budget, kind: ArrayType, shape: tuple, content: Any) -> tupl
     dtype = of_type(kind, ArrayType).dtype
     if isinstance(content, str):
         content = _encode(budget, content, "latin1")
+    budget.charge(of_type(content, bytes, bytearray))
     check_dimensions(shape)
     size = math.prod(map(natural, shape)) * dtype.itemsize
-    if size != len(of_type(content, bytes, bytearray)):
+    if size != len(content):
         raise DamagedError("an array has another size than its content")
     return dtype, content
 

@@ -5,13 +5,14 @@ checkpoints are made of, and calls nothing but the functions of `pickled_objects
 names. What a file makes it hold is bounded by the size of the file and by `MAX_VALUES`.
 """
 
+import itertools
 import pickletools
 from collections import Counter, OrderedDict
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .pickled_objects import (
     MAX_VALUES,
@@ -42,7 +43,8 @@ LITERALS = frozenset(
     "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8".split()
 )
 IGNORED = frozenset(["PROTO", "FRAME"])
-PLAIN = (type(None), bool, int, float, str, bytes, bytearray, Tensor, torch.dtype, torch.Size, np.ndarray, np.generic)
+PLAIN = frozenset([type(None), bool, int, float, str, bytes, bytearray, torch.dtype, torch.Size, Tensor, nn.Parameter])
+DICTS = (dict, OrderedDict, Counter)
 
 
 class ByteStream(Protocol):
@@ -79,7 +81,7 @@ def load_pickle(stream: ByteStream, size: int, find_storage: StorageSource | Non
         Exception: whatever goes wrong in a damaged pickle; `DamagedError` where a check of this module notices it.
     """
     value = _Machine(size, find_storage).run(stream)
-    _check_tree(value)
+    check_plain(value)
     return value
 
 
@@ -87,7 +89,8 @@ class _Machine:
     """Has a method `do_NAME` for each instruction that it knows, by the names of `pickletools`."""
 
     def __init__(self, size: int, find_storage: StorageSource | None):
-        self.budget = Budget(MAX_VALUES, size)
+        # Content of arrays is copied twice where a pickle has it as text.
+        self.budget = Budget(MAX_VALUES, 2 * size)
         self.find_storage = find_storage
         self.stack: list[Any] = []
         self.stacks_below: list[list[Any]] = []
@@ -207,7 +210,7 @@ class _Machine:
         self._set_items(self._since_mark())
 
     def _set_items(self, items: list[Any]) -> None:
-        target = of_type(self.stack[-1], dict, OrderedDict, Counter)
+        target = of_type(self.stack[-1], *DICTS)
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[checked_key(key)] = value
 
@@ -248,8 +251,13 @@ class _Machine:
         self.stack.append(Storage(content, dtype))
 
 
-def _check_tree(value: object) -> None:
-    """Check that a value consists of plain values and may be walked by recursion."""
+def check_plain(value: object) -> None:
+    """Check that a value is of what `load_pickle` returns, and may be walked by recursion.
+
+    Raises:
+        ForeignObjectError: there is something else in it.
+        DamagedError: it is nested too deeply, in itself, or in too many ways.
+    """
     count = 0
     unfinished: list[Any] = [iter([value])]
     while unfinished:
@@ -257,13 +265,17 @@ def _check_tree(value: object) -> None:
             count += 1
             if count > MAX_VALUES:
                 raise DamagedError(f"it is nested into over {MAX_VALUES} values")
-            if isinstance(item, dict):
-                unfinished.append(iter(item.values()))
+            if type(item) in DICTS:
+                unfinished.append(itertools.chain(map(checked_key, item), item.values()))
                 break
             if type(item) in (list, tuple):
                 unfinished.append(iter(item))
                 break
-            if not isinstance(item, (*PLAIN, set, frozenset)):
+            if type(item) in (set, frozenset):
+                unfinished.append(map(checked_key, item))
+                break
+            numbers = isinstance(item, np.ndarray | np.generic) and item.dtype.kind in "biufc"
+            if not numbers and type(item) not in PLAIN:
                 raise ForeignObjectError(f"an object of type {type(item).__name__}")
         else:
             unfinished.pop()
