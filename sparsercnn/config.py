@@ -45,6 +45,8 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone relative to SOLVER.BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # Periodic checkpoints to keep, the newest; 0 for all. The best and the last one are kept always.
+    cfg.SOLVER.CHECKPOINTS_KEPT = 0
     # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images, but for
     # batch norms and for the class loss of the softmax variant, which is a mean over each batch.
     cfg.SOLVER.ACCUMULATE = 1

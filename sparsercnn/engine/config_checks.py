@@ -16,6 +16,7 @@ from ..modeling.class_loss import CLASS_LOSSES
 from ..modeling.initial_boxes import INITIAL_BOXES
 from ..modeling.matcher import ASSIGNMENTS
 from ..modeling.roi_routing import POOLERS, ROUTINGS
+from .checkpoint import resumable_checkpoints
 from .optimizer import OPTIMIZERS
 from .schedule import SCHEDULES
 
@@ -35,6 +36,7 @@ SMALLEST_VALUES = {
     "SOLVER.IMS_PER_BATCH": 1,
     "SOLVER.ACCUMULATE": 1,
     "SOLVER.CHECKPOINT_PERIOD": 1,
+    "SOLVER.CHECKPOINTS_KEPT": 0,
     "DATALOADER.NUM_WORKERS": 0,
     "INPUT.MIN_SIZE_TEST": 0,
     "INPUT.MAX_SIZE_TEST": 1,
@@ -62,7 +64,7 @@ def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False, pr
     Raises:
         InputError: the first mistake.
     """
-    if resume and not os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+    if resume and not resumable_checkpoints(cfg.OUTPUT_DIR):
         raise InputError(f"--resume: there is no checkpoint in OUTPUT_DIR {cfg.OUTPUT_DIR} to resume from")
     check_model(cfg, with_weights=not resume)
     if not eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:

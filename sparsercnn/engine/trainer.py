@@ -26,8 +26,10 @@ from ..errors import InputError
 from ..evaluation.coco import FastCOCOEvaluator
 from ..evaluation.stages import with_stages
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
+from ..files import CannotWriteError, write_whole
 from .build import amp_precision, build_inference_model, build_model, prepare_for_training
 from .checkpoint import SparseRCNNCheckpointer
+from .checkpoint_metadata import run_metadata
 from .ema import average_weights
 from .interrupt import StopAtInterrupt
 from .optimizer import build_optimizer
@@ -60,7 +62,10 @@ class Trainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)
         self._trainer = TrainStep(model, loader, optimizer, cfg.SOLVER.ACCUMULATE, amp_precision(cfg))
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SparseRCNNCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        kept, metadata = cfg.SOLVER.CHECKPOINTS_KEPT, run_metadata(cfg)
+        self.checkpointer = SparseRCNNCheckpointer(
+            model, cfg.OUTPUT_DIR, kept=kept, metadata=metadata, trainer=weakref.proxy(self)
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -70,11 +75,14 @@ class Trainer(DefaultTrainer):
         """Train from `start_iter` to `max_iter`.
 
         Raises:
-            InputError: an image cannot be used. The iterations before it are saved in a checkpoint.
+            InputError: an image cannot be used: the iterations before it are saved in a checkpoint. Or a file cannot be
+                written: the checkpoints before it are whole.
         """
         logging.getLogger(TRAIN_LOOP_LOGGER).addFilter(_is_no_mistake)
         try:
             return super().train()
+        except CannotWriteError:
+            raise
         except InputError:
             if self.iter > self.start_iter:
                 self.iter -= 1  # the last that is complete
@@ -192,5 +200,5 @@ def write_metrics(cfg: CfgNode, results: dict) -> None:
         }
         path = os.path.join(cfg.OUTPUT_DIR, "inference", name, "metrics.json")
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w") as file:
-            json.dump(plain, file, indent=2)
+        content = json.dumps(plain, indent=2).encode()
+        write_whole(path, lambda file, content=content: file.write(content))

@@ -20,6 +20,7 @@ from detectron2.utils.file_io import PathManager
 from pycocotools.cocoeval import COCOeval
 
 from ..errors import InputError
+from ..files import write_whole
 
 
 @dataclass
@@ -108,15 +109,14 @@ class FastCOCOEvaluator(COCOEvaluator):
         by_image: list[dict] = [{"image_id": p.image_id, "instances": p.to_coco()} for p in predictions]
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
-            with PathManager.open(os.path.join(self._output_dir, "instances_predictions.pth"), "wb") as file:
-                torch.save(by_image, file)
+            path = os.path.join(self._output_dir, "instances_predictions.pth")
+            write_whole(path, lambda file: torch.save(by_image, file))
         results = list(itertools.chain(*(image["instances"] for image in by_image)))
         self._to_category_ids(results)
         if self._output_dir:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
             self._logger.info(f"Saving results to {path}")
-            with PathManager.open(path, "w") as file:
-                file.write(json.dumps(results))
+            write_whole(path, lambda file: file.write(json.dumps(results).encode()))
         return results
 
     def _to_category_ids(self, results: list[dict]) -> None:

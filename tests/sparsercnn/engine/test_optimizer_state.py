@@ -9,7 +9,7 @@ from torch import nn
 
 from sparsercnn import load_config
 from sparsercnn.engine import build_lr_scheduler, build_optimizer
-from sparsercnn.engine.optimizer_state import fit_groups, from_old_layout
+from sparsercnn.engine.optimizer_state import checked_training_state, fit_groups, from_old_layout
 from sparsercnn.errors import InputError
 
 RATES = {"backbone": 0.05, "head": 0.1}
@@ -158,7 +158,8 @@ def test_the_layout_of_old_checkpoints(published):
     old = {"model": {}, "optimizer": theirs.state_dict(), "scheduler": scheduler, "iteration": 1}
     new = from_old_layout(old)
     assert new.keys() == {"model", "trainer", "iteration"}
-    assert new["trainer"]["hooks"]["LRScheduler"] == {"base_lrs": [0.1] * 5, "last_epoch": 2}
+    state = checked_training_state(new["trainer"])
+    assert state["hooks"]["LRScheduler"] == {"base_lrs": [0.1] * 5, "last_epoch": 2}
     assert new["trainer"]["_trainer"]["optimizer"] is old["optimizer"]
     for keys in itertools.combinations(("optimizer", "scheduler", "iteration"), 2):
         part = {key: old[key] for key in keys}
