@@ -4,7 +4,6 @@ Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992
 `ExponentialMovingAverage`: a ← d·a + (1 − d)·w, d = min(decay, (1 + t) / (10 + t)) after t updates.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,7 +41,7 @@ class ExponentialMovingAverage(HookBase):
         self.average.update_parameters(self.model)
 
     @torch.no_grad()
-    def _blend(self, average: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
+    def _blend(self, average: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
         decay = min(self.decay, (1 + int(updates)) / (10 + int(updates)))
         if average[0].is_floating_point():
             torch._foreach_lerp_(average, current, 1 - decay)
@@ -64,8 +63,9 @@ def average_weights(trainer: DefaultTrainer, hooks: list[HookBase | None], decay
     trainer.checkpointer.add_checkpointable(CHECKPOINT_KEY, ema.average)
 
     def evaluate() -> dict:
-        trainer._last_eval_results = trainer.test(trainer.cfg, ema.average.module)
-        return trainer._last_eval_results
+        results = trainer.test(trainer.cfg, ema.average.module)
+        trainer._last_eval_results = results  # type: ignore[attr-defined]  # where `DefaultTrainer.train` finds them
+        return results
 
     period = trainer.cfg.TEST.EVAL_PERIOD
     return [ema, *(EvalHook(period, evaluate) if isinstance(hook, EvalHook) else hook for hook in hooks)]

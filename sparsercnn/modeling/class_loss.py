@@ -90,8 +90,9 @@ def build_class_loss(cfg: CfgNode) -> ClassLoss:
     """
     node = cfg.MODEL.SparseRCNN
     check_choice("MODEL.SparseRCNN.CLASS_LOSS", node.CLASS_LOSS, CLASS_LOSSES)
-    return {
+    losses: dict[str, ClassLoss] = {
         "focal": FocalLoss(node.ALPHA, node.GAMMA),
         "varifocal": VarifocalLoss(),
         "matchability": MatchabilityAwareLoss(),
-    }[node.CLASS_LOSS]
+    }
+    return losses[node.CLASS_LOSS]
