@@ -81,6 +81,8 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 def class_names(cfg: CfgNode) -> list[str] | None:
     """Names of the classes in the first test (or training) data set, None if they are not known or not as many."""
+    if num_classes(cfg) is None:  # it finds objects of any class
+        return ["object"]
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         names = MetadataCatalog.get(name).get("thing_classes", [])
         if len(names) == num_classes(cfg):
@@ -94,6 +96,10 @@ def make_draw(cfg: CfgNode, args: argparse.Namespace) -> Callable[[np.ndarray], 
     levels = tuple(int(re.sub(r"\D", "", name)) for name in cfg.MODEL.ROI_HEADS.IN_FEATURES)
     drawer = PredictionDrawer(class_names(cfg), args.confidence_threshold, args.color_by, levels)
     predictor = Predictor(cfg)
+    if (args.stages or args.color_by == "level") and not predictor.has_stages:
+        raise InputError(
+            f"--stages and --color-by level: {cfg.MODEL.META_ARCHITECTURE} does not refine boxes in stages"
+        )
 
     def draw(picture: np.ndarray) -> np.ndarray:
         if args.stages:

@@ -7,15 +7,18 @@ from operator import attrgetter
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.utils.file_io import PathManager
 from fvcore.common.registry import Registry
 
 from ..config import AMP_PRECISIONS, PRECISIONS
 from ..data import check_datasets
 from ..errors import InputError, check_choice
+from ..evaluation.test_time_augmentation import check_scale_ranges
 from ..modeling.class_loss import CLASS_LOSSES
 from ..modeling.initial_boxes import INITIAL_BOXES
 from ..modeling.matcher import ASSIGNMENTS
 from ..modeling.roi_routing import POOLERS, ROUTINGS
+from .checkpoint import check_holds_data_only
 from .optimizer import OPTIMIZERS
 from .schedule import SCHEDULES
 
@@ -71,6 +74,7 @@ def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False, pr
             f"choose a multiple of {processes}"
         )
     _check_evaluation(cfg)
+    _check_proposals(cfg, train=not eval_only)
     check_datasets(cfg, train=not eval_only)
     _check_writable(cfg.OUTPUT_DIR)
 
@@ -109,11 +113,35 @@ def _check_evaluation(cfg: CfgNode) -> None:
     sizes = cfg.TEST.AUG.MIN_SIZES
     if cfg.TEST.AUG.ENABLED and not (sizes and all(isinstance(size, int) and size > 0 for size in sizes)):
         raise InputError(f"TEST.AUG.MIN_SIZES is {sizes}; it must list the shorter sides in pixels of the views")
+    if cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.CVPODS_TTA and cfg.TEST.AUG.SCALE_FILTER:
+        check_scale_ranges(sizes, cfg.TEST.AUG.SCALE_RANGES)
     for entry in cfg.TEST.EXPECTED_RESULTS:
         if not _is_expected_result(entry):
             raise InputError(
                 f"TEST.EXPECTED_RESULTS: {entry} must be [task, metric, value, tolerance], like ['bbox', 'AP', 42, 0.5]"
             )
+
+
+def _check_proposals(cfg: CfgNode, train: bool) -> None:
+    """The files of precomputed proposals: one for each data set, and nothing but arrays in them."""
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
+            raise InputError("MODEL.PROPOSAL_GENERATOR.NAME is PrecomputedProposals: set MODEL.LOAD_PROPOSALS to True")
+        return
+    if cfg.TEST.AUG.ENABLED:
+        raise InputError("TEST.AUG.ENABLED is True, but precomputed proposals (MODEL.LOAD_PROPOSALS) fit no other view")
+    for split in ("TRAIN", "TEST") if train else ("TEST",):
+        key = f"DATASETS.PROPOSAL_FILES_{split}"
+        names, files = cfg.DATASETS[split], attrgetter(key)(cfg)
+        if len(files) != len(names):
+            raise InputError(
+                f"{key} names {len(files)} files, but DATASETS.{split} {len(names)} data sets: one for each"
+            )
+        for file in files:
+            try:
+                check_holds_data_only(PathManager.get_local_path(file))
+            except OSError as error:
+                raise InputError(f"{key}: {file} cannot be read: {error}") from error
 
 
 def _is_expected_result(entry: object) -> bool:
