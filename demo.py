@@ -97,9 +97,7 @@ def make_draw(cfg: CfgNode, args: argparse.Namespace) -> Callable[[np.ndarray], 
     drawer = PredictionDrawer(class_names(cfg), args.confidence_threshold, args.color_by, levels)
     predictor = Predictor(cfg)
     if (args.stages or args.color_by == "level") and not predictor.has_stages:
-        raise InputError(
-            f"--stages and --color-by level: {cfg.MODEL.META_ARCHITECTURE} does not refine boxes in stages"
-        )
+        raise InputError(f"--stages and --color-by level: {cfg.MODEL.META_ARCHITECTURE} has no refinement stages")
 
     def draw(picture: np.ndarray) -> np.ndarray:
         if args.stages:
