@@ -7,7 +7,6 @@ from operator import attrgetter
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
-from detectron2.utils.file_io import PathManager
 from fvcore.common.registry import Registry
 
 from ..config import AMP_PRECISIONS, PRECISIONS
@@ -18,7 +17,6 @@ from ..modeling.class_loss import CLASS_LOSSES
 from ..modeling.initial_boxes import INITIAL_BOXES
 from ..modeling.matcher import ASSIGNMENTS
 from ..modeling.roi_routing import POOLERS, ROUTINGS
-from .checkpoint import check_holds_data_only
 from .optimizer import OPTIMIZERS
 from .schedule import SCHEDULES
 
@@ -74,7 +72,7 @@ def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False, pr
             f"choose a multiple of {processes}"
         )
     _check_evaluation(cfg)
-    _check_proposals(cfg, train=not eval_only)
+    _check_proposals(cfg)
     check_datasets(cfg, train=not eval_only)
     _check_writable(cfg.OUTPUT_DIR)
 
@@ -122,26 +120,12 @@ def _check_evaluation(cfg: CfgNode) -> None:
             )
 
 
-def _check_proposals(cfg: CfgNode, train: bool) -> None:
-    """The files of precomputed proposals: one for each data set, and nothing but arrays in them."""
-    if not cfg.MODEL.LOAD_PROPOSALS:
-        if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
-            raise InputError("MODEL.PROPOSAL_GENERATOR.NAME is PrecomputedProposals: set MODEL.LOAD_PROPOSALS to True")
-        return
-    if cfg.TEST.AUG.ENABLED:
+def _check_proposals(cfg: CfgNode) -> None:
+    """What says that proposals are precomputed must agree with what needs them."""
+    if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals" and not cfg.MODEL.LOAD_PROPOSALS:
+        raise InputError("MODEL.PROPOSAL_GENERATOR.NAME is PrecomputedProposals: set MODEL.LOAD_PROPOSALS to True")
+    if cfg.MODEL.LOAD_PROPOSALS and cfg.TEST.AUG.ENABLED:
         raise InputError("TEST.AUG.ENABLED is True, but precomputed proposals (MODEL.LOAD_PROPOSALS) fit no other view")
-    for split in ("TRAIN", "TEST") if train else ("TEST",):
-        key = f"DATASETS.PROPOSAL_FILES_{split}"
-        names, files = cfg.DATASETS[split], attrgetter(key)(cfg)
-        if len(files) != len(names):
-            raise InputError(
-                f"{key} names {len(files)} files, but DATASETS.{split} {len(names)} data sets: one for each"
-            )
-        for file in files:
-            try:
-                check_holds_data_only(PathManager.get_local_path(file))
-            except OSError as error:
-                raise InputError(f"{key}: {file} cannot be read: {error}") from error
 
 
 def _is_expected_result(entry: object) -> bool:
