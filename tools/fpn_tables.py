@@ -46,7 +46,7 @@ PROPOSALS = "proposals"
 """Name of the run that makes the fixed proposals."""
 
 
-def flatten(node: CfgNode, prefix: str = "") -> Iterator[Any]:
+def flatten(node: dict, prefix: str = "") -> Iterator[Any]:
     """Keys and values of a config in turn, as options."""
     for key, value in node.items():
         if isinstance(value, dict):

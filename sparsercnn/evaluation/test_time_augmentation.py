@@ -54,6 +54,7 @@ class SparseRCNNWithTTA(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict:
         aug = cfg.TEST.AUG
+        merge: Callable[[Instances], Instances]
         merge, ranges = partial(suppress, iou_threshold=cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST), None
         if aug.CVPODS_TTA:
             merge = soft_vote_by_class
