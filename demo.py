@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sparsercnn import load_config
+from sparsercnn.architectures import num_classes
 from sparsercnn.engine import check_model
 from sparsercnn.errors import InputError
 from sparsercnn.predictor import Predictor
@@ -80,9 +81,11 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 def class_names(cfg: CfgNode) -> list[str] | None:
     """Names of the classes in the first test (or training) data set, None if they are not known or not as many."""
+    if num_classes(cfg) is None:  # it finds objects of any class
+        return ["object"]
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         names = MetadataCatalog.get(name).get("thing_classes", [])
-        if len(names) == cfg.MODEL.SparseRCNN.NUM_CLASSES:
+        if len(names) == num_classes(cfg):
             return names
     logging.getLogger("sparsercnn").warning("Names of the classes are not known: labels show their numbers.")
     return None
@@ -93,6 +96,8 @@ def make_draw(cfg: CfgNode, args: argparse.Namespace) -> Callable[[np.ndarray], 
     levels = tuple(int(re.sub(r"\D", "", name)) for name in cfg.MODEL.ROI_HEADS.IN_FEATURES)
     drawer = PredictionDrawer(class_names(cfg), args.confidence_threshold, args.color_by, levels)
     predictor = Predictor(cfg)
+    if (args.stages or args.color_by == "level") and not predictor.has_stages:
+        raise InputError(f"--stages and --color-by level: {cfg.MODEL.META_ARCHITECTURE} has no refinement stages")
 
     def draw(picture: np.ndarray) -> np.ndarray:
         if args.stages:

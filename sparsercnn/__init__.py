@@ -9,6 +9,7 @@ from .modeling.criterion import SetCriterion
 from .modeling.detector import SparseRCNN
 from .modeling.head import DynamicHead
 from .modeling.matcher import HungarianMatcher
+from .modeling.roi_heads import RoutedROIHeads
 
 if TYPE_CHECKING:
     from .fast.inference import prepare_for_inference
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DynamicHead",
     "HungarianMatcher",
+    "RoutedROIHeads",
     "SetCriterion",
     "SparseRCNN",
     "add_sparsercnn_config",

@@ -7,6 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from .engine import SparseRCNNCheckpointer, build_inference_model, build_model
+from .errors import InputError
+from .modeling.detector import SparseRCNN
 from .visualization.stages import predict_stages
 
 
@@ -17,10 +19,13 @@ class Predictor:
         cfg: names the model, its weights and the test-time size and channel order of its input.
 
     Raises:
-        InputError: the model cannot be built as the config says, or the weights do not fit it.
+        InputError: the model cannot be built as the config says, the weights do not fit it, or it needs precomputed
+            proposals, which a picture does not have.
     """
 
     def __init__(self, cfg: CfgNode):
+        if cfg.MODEL.LOAD_PROPOSALS:
+            raise InputError("MODEL.LOAD_PROPOSALS is True: this model finds nothing on pictures without proposals")
         model = build_model(cfg).eval()
         SparseRCNNCheckpointer(model).load(cfg.MODEL.WEIGHTS)
         self.model = build_inference_model(cfg, model)
@@ -29,7 +34,14 @@ class Predictor:
 
     def __call__(self, picture: np.ndarray) -> Instances:
         """Predictions on a (H, W, 3) uint8 RGB picture, in its pixels and on the CPU."""
-        return self.model([self._input(picture)])[0]["instances"].to("cpu")
+        (output,) = self.model([self._input(picture)])
+        found = output["instances"] if "instances" in output else proposals_as_detections(output["proposals"])
+        return found.to("cpu")
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether the model refines boxes in stages, so that `stages` can show them."""
+        return isinstance(self.model.model, SparseRCNN)
 
     def stages(self, picture: np.ndarray) -> list[Instances]:
         """The learned proposals and the boxes after each stage; see `predict_stages`."""
@@ -42,3 +54,13 @@ class Predictor:
         resized = self.resize.get_transform(picture).apply_image(picture)
         image = torch.as_tensor(resized.transpose(2, 0, 1).astype("float32"))
         return {"image": image, "height": height, "width": width}
+
+
+def proposals_as_detections(proposals: Instances) -> Instances:
+    """Proposals, with `proposal_boxes` and `objectness_logits`, as detections of one class scored by probability."""
+    return Instances(
+        proposals.image_size,
+        pred_boxes=proposals.proposal_boxes,
+        scores=proposals.objectness_logits.sigmoid(),
+        pred_classes=torch.zeros(len(proposals), dtype=torch.int64),
+    )

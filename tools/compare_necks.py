@@ -121,7 +121,7 @@ def train(cfg: CfgNode, bar: tqdm) -> dict[str, float | None]:
     trainer.register_hooks([Progress(bar)])
     trainer.train()
     stored = json.loads((folder / "inference" / cfg.DATASETS.TEST[0] / "metrics.json").read_text())
-    result = {metric: stored["bbox"].get(metric) for metric in METRICS}
+    result = {metric: stored.get("bbox", {}).get(metric) for metric in METRICS}
     _write(result_file, json.dumps(result))
     # A comparison is made for its numbers; the checkpoints of all its runs would fill a disk.
     for checkpoint in folder.rglob("*.pth"):

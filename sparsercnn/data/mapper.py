@@ -27,6 +27,7 @@ class SparseRCNNDatasetMapper:
         resize: of every image.
         flips: of every image, in the end: reading a flipped array row by row, as the resize does, is slow.
         image_format: channel order, see detectron2's `read_image`.
+        proposal_topk: best precomputed proposals of each image to keep; None for no proposals.
     """
 
     @configurable
@@ -38,11 +39,13 @@ class SparseRCNNDatasetMapper:
         resize: T.Augmentation,
         flips: list[T.Augmentation],
         image_format: str,
+        proposal_topk: int | None = None,
     ):
         self.is_train = is_train
         self.plain = T.AugmentationList([resize, *flips])
         self.cropped = T.AugmentationList([*crop, resize, *flips]) if crop else None
         self.image_format = image_format
+        self.proposal_topk = proposal_topk
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -54,12 +57,14 @@ class SparseRCNNDatasetMapper:
                 T.ResizeShortestEdge(CROP_SIZES, sample_style="choice"),
                 T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE),
             ]
+        topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN if is_train else cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST
         return {
             "is_train": is_train,
             "crop": crop,
             "resize": resize,
             "flips": flips,
             "image_format": cfg.INPUT.FORMAT,
+            "proposal_topk": topk if cfg.MODEL.LOAD_PROPOSALS else None,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -71,6 +76,7 @@ class SparseRCNNDatasetMapper:
         Returns:
             A copy with `image`, a (3, H, W) uint8 tensor, and in training `instances` instead of `annotations`:
             without crowds and empty boxes, and possibly none at all. `height` and `width` are those of the file.
+            Precomputed proposals become `proposals` as detectron2's mapper makes them.
 
         Raises:
             InputError: the image cannot be read, or has not the size that the annotations say.
@@ -89,6 +95,9 @@ class SparseRCNNDatasetMapper:
         # A copy even where the layout fits: arrays made from PIL images are read-only, tensors are not.
         dataset_dict["image"] = torch.from_numpy(np.array(inputs.image.transpose(2, 0, 1), order="C"))
         annotations = dataset_dict.pop("annotations", None)
+        if self.proposal_topk is not None:
+            size = inputs.image.shape[:2]
+            utils.transform_proposals(dataset_dict, size, transforms, proposal_topk=self.proposal_topk)
         if self.is_train and annotations is not None:
             shape = inputs.image.shape[:2]
             kept = [

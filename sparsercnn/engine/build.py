@@ -15,6 +15,7 @@ from ..config import AMP_PRECISIONS, PRECISIONS
 from ..errors import InputError, check_choice
 from ..modeling.detector import SparseRCNN
 from ..modeling.inference import InferenceModel
+from ..modeling.roi_routing import LevelRouting
 from .gradient_checkpointing import checkpoint_gradients
 from .training_boxes import start_from_training_boxes
 
@@ -29,9 +30,16 @@ def build_model(cfg: CfgNode) -> nn.Module:
     from necks import NeckConfigError
 
     try:
-        return build_registered_model(cfg)
+        model = build_registered_model(cfg)
     except NeckConfigError as error:  # of a package that does not know `InputError`
         raise InputError(str(error)) from error
+    mode = cfg.MODEL.ROI_ROUTING.MODE
+    if mode != "level" and not any(isinstance(module, LevelRouting) for module in model.modules()):
+        raise InputError(
+            f"MODEL.ROI_ROUTING.MODE is {mode!r}, which {cfg.MODEL.META_ARCHITECTURE} with MODEL.ROI_HEADS.NAME "
+            f"{cfg.MODEL.ROI_HEADS.NAME} does not read: set the mode to level, or the name to RoutedROIHeads"
+        )
+    return model
 
 
 def prepare_for_training(cfg: CfgNode, model: nn.Module) -> None:

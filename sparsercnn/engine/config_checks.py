@@ -12,6 +12,7 @@ from fvcore.common.registry import Registry
 from ..config import AMP_PRECISIONS, PRECISIONS
 from ..data import check_datasets
 from ..errors import InputError, check_choice
+from ..evaluation.test_time_augmentation import check_scale_ranges
 from ..modeling.class_loss import CLASS_LOSSES
 from ..modeling.initial_boxes import INITIAL_BOXES
 from ..modeling.matcher import ASSIGNMENTS
@@ -73,6 +74,7 @@ def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False, pr
             f"choose a multiple of {processes}"
         )
     _check_evaluation(cfg)
+    _check_proposals(cfg)
     check_datasets(cfg, train=not eval_only)
     _check_writable(cfg.OUTPUT_DIR)
 
@@ -111,11 +113,21 @@ def _check_evaluation(cfg: CfgNode) -> None:
     sizes = cfg.TEST.AUG.MIN_SIZES
     if cfg.TEST.AUG.ENABLED and not (sizes and all(isinstance(size, int) and size > 0 for size in sizes)):
         raise InputError(f"TEST.AUG.MIN_SIZES is {sizes}; it must list the shorter sides in pixels of the views")
+    if cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.CVPODS_TTA and cfg.TEST.AUG.SCALE_FILTER:
+        check_scale_ranges(sizes, cfg.TEST.AUG.SCALE_RANGES)
     for entry in cfg.TEST.EXPECTED_RESULTS:
         if not _is_expected_result(entry):
             raise InputError(
                 f"TEST.EXPECTED_RESULTS: {entry} must be [task, metric, value, tolerance], like ['bbox', 'AP', 42, 0.5]"
             )
+
+
+def _check_proposals(cfg: CfgNode) -> None:
+    """What says that proposals are precomputed must agree with what needs them."""
+    if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals" and not cfg.MODEL.LOAD_PROPOSALS:
+        raise InputError("MODEL.PROPOSAL_GENERATOR.NAME is PrecomputedProposals: set MODEL.LOAD_PROPOSALS to True")
+    if cfg.MODEL.LOAD_PROPOSALS and cfg.TEST.AUG.ENABLED:
+        raise InputError("TEST.AUG.ENABLED is True, but precomputed proposals (MODEL.LOAD_PROPOSALS) fit no other view")
 
 
 def _is_expected_result(entry: object) -> bool:

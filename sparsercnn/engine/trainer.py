@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..data import SparseRCNNDatasetMapper
 from ..errors import InputError
-from ..evaluation.coco import FastCOCOEvaluator
+from ..evaluation.proposals import COCOAndProposalEvaluator
 from ..evaluation.stages import with_stages
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
 from ..files import CannotWriteError, write_whole
@@ -142,7 +142,7 @@ class Trainer(DefaultTrainer):
             return PascalVOCDetectionEvaluator(dataset_name)
         if kind == "coco":
             folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-            return FastCOCOEvaluator(dataset_name, output_dir=folder)
+            return COCOAndProposalEvaluator(dataset_name, output_dir=folder)
         raise InputError(f"data set {dataset_name} has evaluator_type {kind!r}; only coco and pascal_voc are evaluated")
 
     @classmethod

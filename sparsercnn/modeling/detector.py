@@ -4,7 +4,7 @@ Sun et al., Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, 
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
+from ..config import SPARSERCNN_DEFAULTS
 from ..errors import InputError, check_choice
 from .boxes import image_whwh
 from .criterion import SetCriterion
@@ -58,6 +59,9 @@ class SparseRCNN(nn.Module):
         dense_queries: makes the proposals of each image; there are no learned boxes and features then.
         denoising: makes noised copies of objects, which are refined beside the proposals in training.
     """
+
+    config_defaults: ClassVar = SPARSERCNN_DEFAULTS
+    num_classes_key = "MODEL.SparseRCNN.NUM_CLASSES"
 
     pixel_mean: Tensor
     pixel_std: Tensor

@@ -106,3 +106,10 @@ def test_traced_pooler_takes_any_number_of_boxes():
     boxes = torch.tensor([square(20), square(100), square(math.pi)])
     traced = torch.jit.trace(pool, (*features, boxes[:1]))
     torch.testing.assert_close(traced(*features, boxes), pool(*features, boxes))
+
+
+def test_pooler_scripts():
+    pooler = ROIPooler(7, (0.25, 0.125), 0, "ROIAlignV2")
+    levels = [torch.randn(2, 4, 32, 32), torch.randn(2, 4, 16, 16)]
+    boxes = [Boxes(torch.tensor([[0.0, 0, 30, 40], [8, 8, 128, 120]])), Boxes(torch.tensor([[5.0, 6, 70, 80]]))]
+    assert torch.equal(torch.jit.script(pooler)(levels, boxes), pooler(levels, boxes))

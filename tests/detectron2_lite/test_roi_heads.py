@@ -5,7 +5,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_proposal_generator, build_roi_heads
-from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead, Res5ROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 
@@ -186,3 +186,9 @@ def test_res5_heads_halve_the_pooled_grid():
     cfg.MODEL.ROI_HEADS.IN_FEATURES = ["res4", "res5"]
     with pytest.raises(AssertionError):
         Res5ROIHeads(cfg, shape)
+
+
+def test_box_head_scripts():
+    head = FastRCNNConvFCHead(ShapeSpec(channels=8, height=14, width=14), conv_dims=[8, 8], fc_dims=[16, 16]).eval()
+    x = torch.randn(4, 8, 14, 14)
+    assert torch.equal(torch.jit.script(head)(x), head(x))

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from sparsercnn import config_file, load_config
+from sparsercnn import add_sparsercnn_config, config_file, load_config
 from sparsercnn.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+FASTER_RCNN = "configs/fasterrcnn/faster_rcnn_R_50_C4_1x.yaml"
 
 
 def write(folder, text, name="config.yaml"):
@@ -136,3 +140,28 @@ def test_a_file_that_comes_with_the_package_is_found_from_anywhere(tmp_path, mon
     (tmp_path / "configs").mkdir()
     write(tmp_path / "configs", "SEED: 6\n", "mine.yaml")
     assert load_config("configs/mine.yaml").SEED == 6
+
+
+@pytest.mark.parametrize("file", [FASTER_RCNN, "configs/fasterrcnn/rpn_R_50_FPN_1x.yaml"])
+def test_detectron2s_own_detectors_have_its_defaults(file):
+    official = get_cfg()
+    official.merge_from_file(str(ROOT / file))
+    cfg = load_config(ROOT / file)
+    for key in ("ROI_HEADS", "ROI_BOX_HEAD", "RPN", "ANCHOR_GENERATOR", "RESNETS"):
+        assert cfg.MODEL[key] == official.MODEL[key]
+    assert cfg.SOLVER.OPTIMIZER == "SGD" and cfg.SOLVER.WEIGHT_DECAY_NORM == 0.0
+    assert cfg.TEST.AUG.MIN_SIZES == official.TEST.AUG.MIN_SIZES and not cfg.TEST.AUG.CVPODS_TTA
+
+
+def test_options_may_name_the_detector():
+    cfg = load_config(options=["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"])
+    assert cfg.SOLVER.OPTIMIZER == "SGD" and cfg.MODEL.ROI_HEADS.IN_FEATURES == ["res4"]
+    cfg = load_config(ROOT / FASTER_RCNN, ["MODEL.META_ARCHITECTURE", "SparseRCNN"])
+    assert cfg.SOLVER.OPTIMIZER == "ADAMW"
+
+
+def test_keys_that_sparse_rcnn_adds_by_itself_have_its_published_defaults():
+    cfg = get_cfg()
+    add_sparsercnn_config(cfg)
+    assert cfg.SOLVER.OPTIMIZER == "ADAMW" and cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION == 7
+    assert load_config().MODEL.ROI_BOX_HEAD == cfg.MODEL.ROI_BOX_HEAD

@@ -4,6 +4,7 @@ Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017, equation 1
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ __all__ = ["ROIPooler"]
 
 
 def assign_boxes_to_levels(
-    box_lists: list[Boxes], min_level: int, max_level: int, canonical_box_size: float, canonical_level: int
+    box_lists: list[Boxes], min_level: int, max_level: int, canonical_box_size: int, canonical_level: int
 ) -> Tensor:
     """Level that each box reads: floor(canonical_level + log2(sqrt(area) / canonical_box_size)), clamped.
 
@@ -95,7 +96,8 @@ class ROIPooler(nn.Module):
         assert 0 <= self.min_level <= self.max_level
         self.canonical_level = canonical_level
         assert canonical_box_size > 0
-        self.canonical_box_size = canonical_box_size
+        # TorchScript is given whole numbers only, as by default.
+        self.canonical_box_size = cast(int, canonical_box_size)
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """

@@ -169,3 +169,16 @@ def test_bccd_splits_hold_the_three_cells():
     assert sizes == {"train": 205, "val": 87, "test": 72}
     classes = {a["category_id"] for image in DatasetCatalog.get("bccd_test") for a in image["annotations"]}
     assert classes == {0, 1, 2}
+
+
+def test_precomputed_proposals_follow_the_image(photo):
+    photo["proposal_boxes"] = np.array([[100.0, 120, 300, 360], [0, 0, 64, 48], [0, 0, 640, 480]])
+    photo["proposal_objectness_logits"] = np.array([3.0, 2.0, 1.0])
+    photo["proposal_bbox_mode"] = BoxMode.XYXY_ABS
+    options = {"MODEL__LOAD_PROPOSALS": True, "DATASETS__PRECOMPUTED_PROPOSAL_TOPK_TEST": 2}
+    cfg = config(INPUT__MIN_SIZE_TEST=240, **options)
+    mapped = SparseRCNNDatasetMapper(cfg, is_train=False)(photo)
+    assert mapped["proposals"].proposal_boxes.tensor.tolist() == [[50, 60, 150, 180], [0, 0, 32, 24]]
+    assert mapped["proposals"].objectness_logits.tolist() == [3, 2]
+    without = SparseRCNNDatasetMapper(config(INPUT__MIN_SIZE_TEST=240), is_train=False)(photo)
+    assert "proposals" not in without

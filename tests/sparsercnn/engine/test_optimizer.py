@@ -145,3 +145,14 @@ def test_impossible_schedules_are_input_errors(cfg, model, options):
     cfg.SOLVER.merge_from_list(options)
     with pytest.raises(InputError, match=r"SOLVER\.(LR_SCHEDULER_NAME|WARMUP_ITERS)"):
         build_lr_scheduler(cfg, build_optimizer(cfg, model))
+
+
+def test_faster_rcnn_learns_as_detectron2_says(model):
+    cfg = load_config(options=["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "SOLVER.BIAS_LR_FACTOR", 2.0])
+    optimizer = build_optimizer(cfg, model)
+    assert type(optimizer) is torch.optim.SGD
+    options = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    rate, decay = cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY
+    assert options[id(model["norm"].weight)] == (rate, 0.0)  # SOLVER.WEIGHT_DECAY_NORM
+    assert options[id(model["head"].weight)] == (rate, decay)
+    assert options[id(model["head"].bias)] == (2 * rate, decay)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import fvcore.nn.weight_init as weight_init
+import torch
 from torch import Tensor, nn
 
 from detectron2.config import CfgNode, configurable
@@ -85,6 +86,7 @@ class FastRCNNConvFCHead(nn.Sequential):
         return x
 
     @property
+    @torch.jit.unused
     def output_shape(self) -> ShapeSpec:
         """Shape of what `forward` returns; height and width are None after fully connected layers."""
         return self._output_shape

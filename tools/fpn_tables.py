@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""The tables of the FPN paper: RPN, Fast R-CNN and Faster R-CNN on C4, on C5, on FPN and on what is left of it.
+
+    python -m tools.fpn_tables --train configs/fasterrcnn/fpn_paper_shapes.yaml --seeds 3
+    python -m tools.fpn_tables --tables rpn --rows c5 fpn --train configs/fasterrcnn/fpn_paper_bccd.yaml
+
+The rows are the files of configs/fasterrcnn/fpn_paper/; what --train says replaces their keys, and KEY VALUE options
+replace both. Fast R-CNN gets the proposals of an RPN on FPN, trained for it, on training and test images.
+Tables (Markdown, JSON) are saved in --output. What was stopped continues with the same command: finished runs are kept,
+the interrupted one resumes from its last checkpoint.
+
+Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017, tables 1 to 3.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import shlex
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from tqdm import tqdm
+
+from sparsercnn import load_config
+from sparsercnn.engine import check_config
+from sparsercnn.errors import InputError
+from tools.compare_necks import runs_of, train
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "fasterrcnn" / "fpn_paper"
+ROWS = ("c4", "c5", "fpn", "bottom_up", "no_laterals", "finest_only")
+RECALLS = {"AR@100": "AR^100", "AR@1000": "AR^1k", "ARs@1000": "AR_s^1k", "ARm@1000": "AR_m^1k", "ARl@1000": "AR_l^1k"}
+PRECISIONS = {"AP50": "AP@0.5", "AP": "AP", "APs": "AP_s", "APm": "AP_m", "APl": "AP_l"}
+# Of each table: its title, the task that is evaluated, and {metric: name in the paper}.
+TABLES = {
+    "rpn": ("RPN", "box_proposals", RECALLS),
+    "fast": ("Fast R-CNN on fixed proposals", "bbox", PRECISIONS),
+    "faster": ("Faster R-CNN", "bbox", PRECISIONS),
+}
+PROPOSALS = "proposals"
+"""Name of the run that makes the fixed proposals."""
+
+
+def flatten(node: dict, prefix: str = "") -> Iterator[Any]:
+    """Keys and values of a config in turn, as options."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield from (f"{prefix}{key}", value)
+
+
+def row_config(name: str, changes: Path | None, options: list[str]) -> CfgNode:
+    """The config of one row of one table, such as "rpn_c4", with the keys of the file `changes` and then `options`."""
+    if changes and not changes.is_file():
+        raise InputError(f"config file {changes} does not exist")
+    changed = list(flatten(CfgNode.load_yaml_with_base(str(changes), allow_unsafe=False))) if changes else []
+    return load_config(CONFIGS / f"{name}.yaml", [*changed, *options])
+
+
+def plan(args: argparse.Namespace) -> list[tuple[str, CfgNode]]:
+    """Names and configs of all runs, the first of which makes the proposals of Fast R-CNN where there are none."""
+    names = [f"{table}_{row}" for table in args.tables for row in args.rows]
+    configs = {name: row_config(name, args.train, args.opts) for name in names}
+    runs = list(runs_of(configs, args.seeds, args.iterations, args.output))
+    if "fast" not in args.tables or args.published_proposals:
+        return runs
+    maker = row_config("rpn_fpn", args.train, args.opts)
+    maker.DATASETS.TEST = tuple(dict.fromkeys(maker.DATASETS.TRAIN + maker.DATASETS.TEST))
+    [(_, maker)] = runs_of({PROPOSALS: maker}, 1, args.iterations, args.output)
+    for name, cfg in runs:
+        if name.startswith("fast_"):
+            cfg.defrost()
+            for split in ("TRAIN", "TEST"):
+                files = (Path(maker.OUTPUT_DIR, "inference", d, "box_proposals.pkl") for d in cfg.DATASETS[split])
+                cfg.DATASETS[f"PROPOSAL_FILES_{split}"] = tuple(map(str, files))
+            cfg.freeze()
+    return [(PROPOSALS, maker), *runs]
+
+
+def read_metrics(cfg: CfgNode, task: str) -> dict[str, float | None]:
+    """The metrics of the first test set that a finished run left behind."""
+    path = Path(cfg.OUTPUT_DIR) / "inference" / cfg.DATASETS.TEST[0] / "metrics.json"
+    return json.loads(path.read_text())[task]
+
+
+def markdown(table: str, rows: dict[str, list[dict[str, float | None]]]) -> str:
+    """One table: a line for each row, the mean over its runs and, of several, their standard deviation."""
+    title, _, columns = TABLES[table]
+    lines = [["", *columns.values()], ["---"] + ["---:"] * len(columns)]
+    lines += [[row, *(cell([run[metric] for run in runs]) for metric in columns)] for row, runs in rows.items()]
+    return f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def cell(values: list[float | None]) -> str:
+    """Mean ± standard deviation; a dash where the data have no such objects."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return "–"
+    spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
+    return f"{statistics.mean(numbers):.1f}{spread}"
+
+
+def make_tables(args: argparse.Namespace, command: str) -> str:
+    """Train all runs, and return the tables as they are saved.
+
+    Raises:
+        InputError: a config is wrong, or the output folder holds other runs.
+    """
+    runs = list(plan(args))
+    for cfg in dict(runs).values():
+        check_config(cfg if args.published_proposals else _without_proposals(cfg))
+    args.output.mkdir(parents=True, exist_ok=True)
+    # The progress bar has the terminal; a training run logs to this file.
+    logging.basicConfig(filename=args.output / "log.txt", level=logging.INFO)
+    results: dict[str, dict[str, list]] = {table: {} for table in args.tables}
+    with (
+        tqdm(total=sum(cfg.SOLVER.MAX_ITER for _, cfg in runs), desc="training", unit="it") as bar,
+        open(args.output / "log.txt", "a") as log,
+        contextlib.redirect_stdout(log),
+    ):
+        for name, cfg in runs:
+            bar.set_description(f"{name}, seed {cfg.SEED} of {args.seeds}")
+            train(cfg, bar)
+            if name != PROPOSALS:
+                table, _, row = name.partition("_")
+                results[table].setdefault(row, []).append(read_metrics(cfg, TABLES[table][1]))
+    cfg = runs[0][1]
+    caption = f"{cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images, {args.seeds} seeds (± is their "
+    caption += f"standard deviation), {cfg.DATASETS.TEST[0]}. Made by `{command}`."
+    in_order = {table: {row: rows[row] for row in args.rows} for table, rows in results.items()}
+    text = "\n".join([caption, "", *(markdown(table, rows) for table, rows in in_order.items())])
+    (args.output / "fpn_tables.md").write_text(text)
+    (args.output / "fpn_tables.json").write_text(json.dumps({"command": command, "tables": in_order}, indent=2))
+    return text
+
+
+def _without_proposals(cfg: CfgNode) -> CfgNode:
+    """The config without proposal files, which a run of this very command has still to make."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.LOAD_PROPOSALS, cfg.MODEL.PROPOSAL_GENERATOR.NAME = False, "RPN"
+    return cfg
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config options for all runs, first on the line")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="default: all")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
+    parser.add_argument("--train", type=Path, metavar="CONFIG", help="what to change in each row (default: nothing)")
+    parser.add_argument(
+        "--published-proposals", action="store_true", help="Fast R-CNN uses the proposal files that its configs name"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="training runs of each row")
+    parser.add_argument("--iterations", type=int, help="of each training run, instead of SOLVER.MAX_ITER")
+    parser.add_argument("--output", type=Path, default=Path("output/fpn_tables"), help="folder for all results")
+    args = parser.parse_args(argv)
+    if args.seeds < 1 or (args.iterations is not None and args.iterations < 1):
+        parser.error("--seeds and --iterations must be positive")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse_arguments(argv)
+    try:
+        print(make_tables(args, shlex.join(["python", "-m", "tools.fpn_tables", *argv])))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. Continue with the same command.", file=sys.stderr)
+        return 130
+    print(f"Tables: {args.output}{os.sep}fpn_tables.{{md,json}}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
