@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
 CHECKPOINT_KEY = "ema"
 """Under which a checkpoint holds the average, as the state of an `AveragedModel`; "model" is what training goes on
 with."""
@@ -41,7 +42,7 @@ class ExponentialMovingAverage(HookBase):
         self.average.update_parameters(self.model)
 
     @torch.no_grad()
-    def _blend(self, average: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+    def _blend(self, average: Tensors, current: Tensors, updates: Tensor | int) -> None:
         decay = min(self.decay, (1 + int(updates)) / (10 + int(updates)))
         if average[0].is_floating_point():
             torch._foreach_lerp_(average, current, 1 - decay)
