@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sparsercnn import load_config
+from sparsercnn.architectures import num_classes
 from sparsercnn.engine import check_model
 from sparsercnn.errors import InputError
 from sparsercnn.predictor import Predictor
@@ -82,7 +83,7 @@ def class_names(cfg: CfgNode) -> list[str] | None:
     """Names of the classes in the first test (or training) data set, None if they are not known or not as many."""
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         names = MetadataCatalog.get(name).get("thing_classes", [])
-        if len(names) == cfg.MODEL.SparseRCNN.NUM_CLASSES:
+        if len(names) == num_classes(cfg):
             return names
     logging.getLogger("sparsercnn").warning("Names of the classes are not known: labels show their numbers.")
     return None

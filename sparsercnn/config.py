@@ -1,5 +1,10 @@
 """Every config key that Sparse R-CNN adds to detectron2's, its default and its meaning."""
 
+import copy
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 
@@ -9,16 +14,39 @@ AMP_PRECISIONS = ("float16", "bfloat16", "auto")
 """What `SOLVER.AMP.PRECISION` may say."""
 
 
+SPARSERCNN_DEFAULTS: dict[str, Any] = {
+    # The levels that boxes read, and RoIAlign as published: detectron2's own defaults are those of its C4 models.
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2",
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
+    "SOLVER.OPTIMIZER": "ADAMW",
+    # Norms decay as all other parameters do.
+    "SOLVER.WEIGHT_DECAY_NORM": None,
+    "TEST.AUG.CVPODS_TTA": True,
+    # Shorter sides of the views of test-time augmentation. Each has its range in TEST.AUG.SCALE_RANGES.
+    "TEST.AUG.MIN_SIZES": (400, 500, 600, 640, 700, 900, 1000, 1100, 1200, 1300, 1400, 1800, 800),
+}
+"""Defaults, as published, of keys that other detectors have too, with other defaults."""
+
+
 def add_sparsercnn_config(cfg: CfgNode) -> None:
     """Add the keys of Sparse R-CNN to `cfg`, in place. Names and defaults are those of the published configs."""
+    add_keys(cfg)
+    set_defaults(cfg, SPARSERCNN_DEFAULTS)
+
+
+def set_defaults(cfg: CfgNode, values: Mapping[str, Any]) -> None:
+    """Set keys of `cfg`, in place; {"MODEL.DEVICE": "cpu"} sets `cfg.MODEL.DEVICE`."""
+    for key, value in values.items():
+        node, _, name = key.rpartition(".")
+        attrgetter(node)(cfg)[name] = copy.copy(value)
+
+
+def add_keys(cfg: CfgNode) -> None:
+    """Add the keys of this project to `cfg`, in place, and change no default of detectron2's."""
     cfg.MODEL.SparseRCNN = _head_and_loss()
     cfg.MODEL.ROI_ROUTING = _roi_routing()
-
-    # The levels that boxes read, and RoIAlign as published: detectron2's own defaults are those of its C4 models.
-    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
-    cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE = "ROIAlignV2"
-    cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7
-    cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO = 2
 
     # Keep only the inputs of pieces of the backbone and of refinement stages in training and compute the rest again in
     # the backward pass: the same numbers, less memory, more time. (Batch norms of timm's networks that train count
@@ -35,11 +63,22 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     cfg.TEST.PRECISION = "float32"
     # On GPUs, run the prepared copy through torch.compile (takes minutes to start).
     cfg.TEST.COMPILE = False
+    # Test-time augmentation as Sparse R-CNN published it: overlapping boxes of a class are averaged by their scores
+    # (soft voting). False: detectron2's, NMS within each class keeps the best of them.
+    cfg.TEST.AUG.CVPODS_TTA = False
+    # With CVPODS_TTA: of a view, keep only boxes that are as large in the original image as its range says.
+    cfg.TEST.AUG.SCALE_FILTER = True
+    # The range of each of TEST.AUG.MIN_SIZES: sqrt(width * height) of a box in pixels of the original image.
+    cfg.TEST.AUG.SCALE_RANGES = [
+        *([96, 10000], [96, 10000], [64, 10000], [64, 10000], [64, 10000], [0, 10000], [0, 10000]),
+        *([0, 256], [0, 256], [0, 192], [0, 192], [0, 96], [0, 10000]),
+    ]
 
     # Train with the speed-ups of `sparsercnn.fast`: the same results, but for rounding.
     cfg.SOLVER.FAST = True
-    # "ADAMW" or "SGD".
-    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # "ADAMW" or "SGD". As all keys that several detectors read, it follows MODEL.META_ARCHITECTURE where no file says
+    # it: SGD is detectron2's, Sparse R-CNN's is in SPARSERCNN_DEFAULTS.
+    cfg.SOLVER.OPTIMIZER = "SGD"
     # Learning rate of the backbone relative to SOLVER.BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images, but for

@@ -10,7 +10,8 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from .config import add_sparsercnn_config
+from .architectures import config_defaults
+from .config import add_keys, set_defaults
 from .data import register_config_datasets
 from .errors import InputError, did_you_mean
 
@@ -21,6 +22,9 @@ REMOVED_KEYS = ("INPUT.REDUCED_JPEG_DECODE", "SOLVER.COMPILE", "TEST.WINOGRAD", 
 
 def load_config(file: str | os.PathLike | None = None, options: Sequence = ()) -> CfgNode:
     """The config of any detector here: detectron2's defaults, those of this project, a file, and then options.
+
+    Keys that several detectors read have the defaults of `MODEL.META_ARCHITECTURE`: `SOLVER.OPTIMIZER` is AdamW for
+    Sparse R-CNN and detectron2's SGD for Faster R-CNN. Without file and options it is Sparse R-CNN.
 
     Data sets that the config names in `DATASETS.COCO_JSON` are registered. Where `MODEL.DEVICE` asks for a GPU and
     there is none it becomes "cpu", with one log line.
@@ -35,11 +39,12 @@ def load_config(file: str | os.PathLike | None = None, options: Sequence = ()) -
         InputError: a file is missing or malformed, a key unknown, or a value of the wrong type; or see
             `register_config_datasets`.
     """
-    cfg = _defaults()
-    if file:
-        path = _find(file)
-        _merge(cfg, lambda: cfg.merge_from_file(path, allow_unsafe=False), f"in {path}")
     _check_pairs(options)
+    path = _find(file) if file else None
+    cfg = _defaults()
+    set_defaults(cfg, config_defaults(_architecture(cfg, path, options)))
+    if path:
+        _merge(cfg, lambda: cfg.merge_from_file(path, allow_unsafe=False), f"in {path}")
     _merge(cfg, lambda: cfg.merge_from_list(list(options)), "among the options")
     register_config_datasets(cfg)
     _choose_device(cfg)
@@ -51,13 +56,29 @@ def _defaults() -> CfgNode:
     from necks import add_neck_config
 
     cfg = get_cfg()
-    add_sparsercnn_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "SparseRCNN"
+    add_keys(cfg)
     add_neck_config(cfg)
     for old, new in RENAMED_KEYS.items():
         cfg.register_renamed_key(old, new)
     for key in REMOVED_KEYS:
         cfg.register_deprecated_key(key)
     return cfg
+
+
+def _architecture(cfg: CfgNode, path: str | None, options: Sequence) -> str:
+    """What `MODEL.META_ARCHITECTURE` is going to be, before file and options are merged into the defaults `cfg`."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    if path:
+
+        def read() -> None:
+            nonlocal name
+            content = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
+            name = content.get("MODEL", {}).get("META_ARCHITECTURE", name)
+
+        _merge(cfg, read, f"in {path}")
+    named = dict(zip(map(str, options[::2]), options[1::2], strict=True))
+    return str(named.get("MODEL.META_ARCHITECTURE", name)).strip("'\"")
 
 
 def _find(file: str | os.PathLike) -> str:

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from ..architectures import num_classes, num_classes_key
 from ..errors import InputError, did_you_mean
 from .images import read_image
 
@@ -47,11 +48,11 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
             classes = metadata.get("thing_classes", [])
         _check_files_exist(files, name)
         _check_readable(files)
-        expected = cfg.MODEL.SparseRCNN.NUM_CLASSES
-        if cfg.MODEL.META_ARCHITECTURE == "SparseRCNN" and len(classes) != expected:
+        expected = num_classes(cfg)
+        if expected is not None and len(classes) != expected:
             raise InputError(
-                f"data set {name} has {len(classes)} categories ({_some(classes)}), but MODEL.SparseRCNN.NUM_CLASSES "
-                f"is {expected}; set it to {len(classes)}"
+                f"data set {name} has {len(classes)} categories ({_some(classes)}), but {num_classes_key(cfg)} is "
+                f"{expected}; set it to {len(classes)}"
             )
 
 

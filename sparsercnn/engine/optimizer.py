@@ -1,10 +1,10 @@
-"""Optimizer as published: weight decay on every parameter, a multiplier for the backbone, whole-model clipping."""
+"""Optimizers: detectron2's parameter groups, a multiplier for the backbone, whole-model gradient clipping."""
 
-from collections import defaultdict
 from typing import cast
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 from torch.optim import Optimizer
@@ -17,8 +17,10 @@ OPTIMIZERS = ("ADAMW", "SGD")
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """AdamW or SGD (`SOLVER.OPTIMIZER`) over the trainable parameters of `model`.
 
-    Parameters with "backbone" in their name learn at `SOLVER.BASE_LR * SOLVER.BACKBONE_MULTIPLIER`. Those with the
-    same learning rate share one group, so that few kernels update all of them at once.
+    Parameters with "backbone" in their name learn at `SOLVER.BASE_LR * SOLVER.BACKBONE_MULTIPLIER`. Weight decay of
+    norms and biases and the learning rate of biases are as detectron2's keys say; `SOLVER.WEIGHT_DECAY_NORM` None, the
+    default of Sparse R-CNN, is that of all parameters. Those with the same options share one group, so that few kernels
+    update all of them at once.
 
     `SOLVER.CLIP_GRADIENTS` with `CLIP_TYPE: full_model` scales all gradients together to the norm `CLIP_VALUE`
     whenever the optimizer steps; the other types are detectron2's, which clip each parameter by itself. A gradient
@@ -29,7 +31,15 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """
     solver = cfg.SOLVER
     check_choice("SOLVER.OPTIMIZER", solver.OPTIMIZER, OPTIMIZERS)
-    groups = _groups_by_learning_rate(model, solver.BASE_LR, solver.BACKBONE_MULTIPLIER)
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        lr_factor_func=lambda name: solver.BACKBONE_MULTIPLIER if "backbone" in name else 1.0,
+    )
     if solver.OPTIMIZER == "ADAMW":
         optimizer: Optimizer = torch.optim.AdamW(groups, solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
     else:
@@ -49,14 +59,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         _clip_before_step(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
         return optimizer
     return cast(Optimizer, maybe_add_gradient_clipping(cfg, optimizer))  # given a class it returns a class
-
-
-def _groups_by_learning_rate(model: nn.Module, base_lr: float, backbone_multiplier: float) -> list[dict]:
-    groups = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[base_lr * (backbone_multiplier if "backbone" in name else 1.0)].append(parameter)
-    return [{"params": parameters, "lr": lr} for lr, parameters in groups.items()]
 
 
 def _clip_before_step(optimizer: Optimizer, max_norm: float, norm_type: float) -> None:

@@ -11,14 +11,17 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..architectures import loss_normalizer
+
 
 class TrainStep(SimpleTrainer):
     """`SimpleTrainer` whose iteration may take several batches and run in lower precision.
 
-    Accumulation is exact: the losses of Sparse R-CNN are sums divided by the number of objects in the batch, averaged
-    over processes and at least 1, so each batch is weighted by its share of the objects, and losses and gradients are
-    those of one batch that holds all images. (Two things see the smaller batches all the same: batch norm in training
-    mode, and the class loss of the softmax variant, which is an average over proposals.)
+    Accumulation is exact: losses are sums divided by a number (of objects for Sparse R-CNN, of images for Faster R-CNN;
+    see `loss_normalizer`), averaged over processes and at least 1, so each batch is weighted by its share of it, and
+    losses and gradients are those of one batch that holds all images. (Two things see the smaller batches all the same:
+    batch norm in training mode, and the class loss of the softmax variant and of Faster R-CNN, which is an average over
+    proposals.)
 
     Args:
         model: returns a dict of losses in training.
@@ -72,7 +75,8 @@ class TrainStep(SimpleTrainer):
         """Normalizer of each batch's losses relative to that of all batches together."""
         if len(batches) == 1:
             return [1.0]
-        counts = torch.tensor([float(sum(len(x["instances"]) for x in batch)) for batch in batches])
+        model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+        counts = torch.tensor([float(loss_normalizer(model, batch)) for batch in batches])
         if comm.get_world_size() > 1:
             counts = counts.to(self.device_type)
             dist.all_reduce(counts)

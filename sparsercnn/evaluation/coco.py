@@ -128,7 +128,7 @@ class FastCOCOEvaluator(COCOEvaluator):
             if result["category_id"] not in category_of:
                 raise InputError(
                     f"the model predicts class {result['category_id']}, but data set {self._dataset_name} has "
-                    f"{len(to_class)} classes: set MODEL.SparseRCNN.NUM_CLASSES to {len(to_class)} and train again"
+                    f"{len(to_class)} classes: set the model's NUM_CLASSES to {len(to_class)} and train again"
                 )
             result["category_id"] = category_of[result["category_id"]]
 

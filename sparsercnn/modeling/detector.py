@@ -3,6 +3,8 @@
 Sun et al., Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, CVPR 2021.
 """
 
+from typing import ClassVar
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
@@ -11,6 +13,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
+from ..config import SPARSERCNN_DEFAULTS
 from ..errors import InputError
 from .boxes import image_whwh
 from .criterion import SetCriterion
@@ -32,6 +35,9 @@ class SparseRCNN(nn.Module):
         pixel_mean, pixel_std: of each input channel; images are normalized by them.
         use_focal: logits are K sigmoids rather than a softmax over K + 1 classes.
     """
+
+    config_defaults: ClassVar = SPARSERCNN_DEFAULTS
+    num_classes_key = "MODEL.SparseRCNN.NUM_CLASSES"
 
     pixel_mean: Tensor
     pixel_std: Tensor

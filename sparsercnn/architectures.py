@@ -1,0 +1,46 @@
+"""What the engine must know of a meta-architecture, in one place: it asks the model, and here answers for detectron2's.
+
+A model class may say by class attributes: `config_defaults`, `{config key: value}` where its defaults are not
+detectron2's, and `num_classes_key`, the config key that holds its number of classes.
+"""
+
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, ProposalNetwork
+from torch import nn
+
+
+def config_defaults(name: str) -> Mapping[str, Any]:
+    """`{config key: default}` of a meta-architecture where detectron2 has other defaults; empty for an unknown name."""
+    return getattr(_find(name), "config_defaults", {})
+
+
+def num_classes_key(cfg: CfgNode) -> str | None:
+    """The config key of the number of classes of `MODEL.META_ARCHITECTURE`; None if it says none, as for an RPN."""
+    model = _find(cfg.MODEL.META_ARCHITECTURE)
+    if isinstance(model, type) and issubclass(model, GeneralizedRCNN):  # detectron2's, which cannot say it
+        return "MODEL.ROI_HEADS.NUM_CLASSES"
+    return getattr(model, "num_classes_key", None)
+
+
+def num_classes(cfg: CfgNode) -> int | None:
+    """The number of classes that `cfg` says, None where there is no such key; see `num_classes_key`."""
+    key = num_classes_key(cfg)
+    return attrgetter(key)(cfg) if key else None
+
+
+def loss_normalizer(model: nn.Module, batched_inputs: list[dict]) -> int:
+    """What the losses of a batch are proportional to the inverse of: its images for detectron2's models, else objects.
+
+    Faster R-CNN samples equally many anchors and proposals of each image; a set loss counts the objects.
+    """
+    if isinstance(model, (GeneralizedRCNN, ProposalNetwork)):
+        return len(batched_inputs)
+    return sum(len(x["instances"]) for x in batched_inputs)
+
+
+def _find(name: str) -> object:
+    return META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
