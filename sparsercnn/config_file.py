@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -44,12 +45,13 @@ def load_config(file: str | os.PathLike | None = None, options: Sequence = ()) -
     path = _find(file) if file else None
     cfg = _defaults()
     _merge_all(cfg, path, options)
-    # What the defaults are depends on what was given, which therefore is merged into them once more.
+    # The defaults follow from what was given, which then is merged into them once more.
     with package_errors():
         defaults = config_defaults(cfg)
     cfg = _defaults()
     set_defaults(cfg, defaults)
-    _merge_all(cfg, path, options)
+    with _no_warnings():
+        _merge_all(cfg, path, options)
     register_config_datasets(cfg)
     _choose_device(cfg)
     return cfg
@@ -76,6 +78,16 @@ def _merge_all(cfg: CfgNode, path: str | None, options: Sequence) -> None:
     if path:
         _merge(cfg, lambda: cfg.merge_from_file(path, allow_unsafe=False), f"in {path}")
     _merge(cfg, lambda: cfg.merge_from_list(list(options)), "among the options")
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _find(file: str | os.PathLike) -> str:
