@@ -94,9 +94,13 @@ def separable_conv(in_channels: int, out_channels: int, bias: bool = True) -> nn
 
 
 def make_norm(norm: str, channels: int) -> nn.Module:
-    """Make the layer that `detectron2.layers.get_norm` knows by this name; a batch norm with the ε of the authors' code.
+    """Make the layer that `detectron2.layers.get_norm` knows by a name, a batch norm as EfficientDet's authors have it.
 
-    That is 1e-3, and its running statistics are averages with decay 0.99.
+    Its ε is 1e-3, and its running statistics are averages with decay 0.99.
+
+    Args:
+        norm: the name, "" for a layer that does nothing.
+        channels: of the map that it normalizes.
     """
     layer = get_norm(norm, channels) or nn.Identity()
     if isinstance(layer, (_BatchNorm, FrozenBatchNorm2d)):

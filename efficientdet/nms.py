@@ -17,7 +17,9 @@ Suppression = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 SMALLEST_SOFT_SCORE = 0.001
 
 
-def hard_nms(boxes: Tensor, scores: Tensor, classes: Tensor, limit: int, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
+def hard_nms(
+    boxes: Tensor, scores: Tensor, classes: Tensor, limit: int, threshold: float = 0.5
+) -> tuple[Tensor, Tensor]:
     """Drop every detection that overlaps a better one of its class by more than `threshold` (IoU).
 
     Args:

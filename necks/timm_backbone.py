@@ -110,7 +110,8 @@ class TimmBackbone(Backbone):
         return {
             "name": cfg.MODEL.TIMM.NAME,
             "out_features": cfg.MODEL.TIMM.OUT_FEATURES,
-            "pretrained": cfg.MODEL.TIMM.PRETRAINED,
+            # The weights of a checkpoint would take their place.
+            "pretrained": cfg.MODEL.TIMM.PRETRAINED and not cfg.MODEL.WEIGHTS,
             "norm": cfg.MODEL.TIMM.NORM,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,

@@ -53,9 +53,9 @@ def add_keys(cfg: CfgNode) -> None:
     # each batch twice in their running statistics.)
     cfg.MODEL.GRADIENT_CHECKPOINTING = False
 
-    # Smallest and largest factor of large-scale jitter, in training: a picture is scaled to fit into a square of
-    # MAX_SIZE_TRAIN times a random factor, and cut down to MAX_SIZE_TRAIN at random. It takes the place of the resize to
-    # MIN_SIZE_TRAIN. Empty: no jitter.
+    # Smallest and largest factor of large-scale jitter, in training: instead of being resized to MIN_SIZE_TRAIN a
+    # picture is scaled to fit into a square of MAX_SIZE_TRAIN times a random factor, and a square of MAX_SIZE_TRAIN is
+    # cut out of what is larger. Empty: no jitter.
     cfg.INPUT.SCALE_JITTER = []
 
     # Data sets of one's own: [name, annotation file in COCO format, image folder] each.

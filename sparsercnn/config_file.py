@@ -25,8 +25,8 @@ def load_config(file: str | os.PathLike | None = None, options: Sequence = ()) -
     """The config of any detector here: detectron2's defaults, those of this project, a file, and then options.
 
     Keys that several detectors read have the defaults of `MODEL.META_ARCHITECTURE`: `SOLVER.OPTIMIZER` is AdamW for
-    Sparse R-CNN and detectron2's SGD for Faster R-CNN. Without file and options it is Sparse R-CNN. Those of EfficientDet
-    follow `MODEL.EFFICIENTDET.PHI`.
+    Sparse R-CNN and detectron2's SGD for Faster R-CNN. Without file and options it is Sparse R-CNN. With EfficientDet,
+    what `MODEL.EFFICIENTDET.PHI` stands for are defaults too.
 
     Data sets that the config names in `DATASETS.COCO_JSON` are registered. Where `MODEL.DEVICE` asks for a GPU and
     there is none it becomes "cpu", with one log line.
