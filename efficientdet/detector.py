@@ -5,7 +5,7 @@ Tan et al., EfficientDet: Scalable and Efficient Object Detection, CVPR 2020.
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -211,4 +211,4 @@ def _pyramid(cfg: CfgNode, backbone: Backbone) -> tuple[int, list[int]]:
         raise EfficientDetConfigError(
             f"MODEL.EFFICIENTDET.IN_FEATURES names levels of different channels, {channels}, which no head can share"
         )
-    return channels[names[0]], [shapes[name].stride for name in names]
+    return cast(int, channels[names[0]]), [cast(int, shapes[name].stride) for name in names]

@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from typing import cast
 
 import torch.nn.functional as F
 from detectron2.layers import FrozenBatchNorm2d, get_norm
@@ -36,9 +37,10 @@ class EfficientDetHead(nn.Module):
         self.num_classes = num_classes
         self.class_tower = Tower(channels, depth, num_levels, norm)
         self.box_tower = Tower(channels, depth, num_levels, norm)
-        self.class_logits = separable_conv(channels, num_anchors * num_classes)
-        self.box_deltas = separable_conv(channels, num_anchors * 4)
-        nn.init.constant_(self.class_logits.pointwise.bias, -math.log((1 - prior_prob) / prior_prob))
+        self.class_logits = separable_conv(
+            channels, num_anchors * num_classes, bias=-math.log((1 - prior_prob) / prior_prob)
+        )
+        self.box_deltas = separable_conv(channels, num_anchors * 4, bias=0.0)
 
     def forward(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Logits (B, N_i, K) and deltas (dx, dy, dw, dh), (B, N_i, 4), of the N_i anchors of each level.
@@ -64,32 +66,32 @@ class Tower(nn.Module):
 
     def __init__(self, channels: int, depth: int, num_levels: int, norm: str) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(separable_conv(channels, channels, bias=not norm) for _ in range(depth))
+        self.convs = nn.ModuleList(separable_conv(channels, channels, bias=None if norm else 0.0) for _ in range(depth))
         self.norms = nn.ModuleList(
             nn.ModuleList(make_norm(norm, channels) for _ in range(depth)) for _ in range(num_levels)
         )
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         """(B, channels, H, W) to the same shape, with the norms of this level."""
-        for conv, norm in zip(self.convs, self.norms[level], strict=True):
+        for conv, norm in zip(self.convs, cast(nn.ModuleList, self.norms[level]), strict=True):
             x = F.silu(norm(conv(x)))
         return x
 
 
-def separable_conv(in_channels: int, out_channels: int, bias: bool = True) -> nn.Sequential:
+def separable_conv(in_channels: int, out_channels: int, bias: float | None) -> nn.Sequential:
     """Make a depthwise 3×3 convolution and a 1×1 convolution, drawn from normal distributions of variance 1 / fan-in.
 
     Args:
         in_channels: channels that it reads.
         out_channels: channels that it makes.
-        bias: of the 1×1 convolution, zero at first.
+        bias: what those of the 1×1 convolution are at first, None for no bias.
     """
     depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
-    pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+    pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=bias is not None)
     for conv in (depthwise, pointwise):
         nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
-    if bias:
-        nn.init.zeros_(pointwise.bias)
+    if pointwise.bias is not None and bias is not None:
+        nn.init.constant_(pointwise.bias, bias)
     return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=pointwise))
 
 

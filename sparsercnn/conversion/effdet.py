@@ -42,7 +42,8 @@ def from_effdet(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dic
             "these are no weights of an effdet model with TensorFlow's padding (tf_efficientdet_d0 and the like); "
             "those of its other models do not fit, because EfficientDet here pads as TensorFlow does"
         )
-    state, biases = {}, {}
+    state: dict[str, Tensor] = {}
+    biases: dict[str, Tensor] = {}
     for name, tensor in theirs.items():
         new = _rename(name, steps=max(levels))
         (biases if new.endswith(".bias_before_norm") else state)[new] = tensor.clone()

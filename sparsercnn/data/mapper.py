@@ -121,4 +121,5 @@ def large_scale_jitter(factors: Sequence[float], size: int) -> T.AugmentationLis
         raise InputError(
             f"INPUT.SCALE_JITTER is {factors}; it must be two factors, the smaller first, like (0.1, 2.0), or empty"
         )
-    return T.AugmentationList([T.ResizeScale(*factors, size, size), T.FixedSizeCrop((size, size), pad=False)])
+    smallest, largest = factors
+    return T.AugmentationList([T.ResizeScale(smallest, largest, size, size), T.FixedSizeCrop((size, size), pad=False)])
