@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["sparsercnn*", "necks*"]), "sparsercnn.configs"],
+    packages=[*find_packages(include=["sparsercnn*", "necks*", "efficientdet*"]), "sparsercnn.configs"],
     package_dir={"sparsercnn.configs": "configs"},
     package_data={"sparsercnn.configs": ["**/*.yaml"]},
 )

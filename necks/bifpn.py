@@ -25,22 +25,16 @@ Weighting = Callable[[Tensor], Tensor]
 
 
 class CompoundScaling(NamedTuple):
-    """What EfficientDet-D0 to D7 scale together (table 1 of the paper).
+    """What EfficientDet-D0 to D7 scale in the BiFPN (table 1 of the paper).
 
     Attributes:
-        width: channels of the BiFPN.
-        num_layers: of the BiFPN.
-        head_depth: convolutions in the class and in the box net.
-        input_size: height and width of the image in pixels.
-        backbone: timm's name of the network.
-        weighted: whether the nodes of the BiFPN learn weights; those of D6 and D7 add up.
+        width: channels.
+        num_layers: bidirectional layers.
+        weighted: whether the nodes learn weights; those of D6 and D7 add up.
     """
 
     width: int
     num_layers: int
-    head_depth: int
-    input_size: int
-    backbone: str
     weighted: bool
 
 
@@ -58,10 +52,6 @@ def compound_scaling(phi: int) -> CompoundScaling:
     return CompoundScaling(
         width=(64, 88, 112, 160, 224, 288, 384, 384)[phi],
         num_layers=(3, 4, 5, 6, 7, 7, 8, 8)[phi],
-        head_depth=5 if phi >= 6 else 3 + phi // 3,
-        input_size=(512, 640, 768, 896, 1024, 1280, 1280, 1536)[phi],
-        # timm has weights of B6 for the port of TensorFlow's network only.
-        backbone="tf_efficientnet_b6" if phi >= 6 else f"efficientnet_b{phi}",
         weighted=phi < 6,
     )
 

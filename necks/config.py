@@ -51,9 +51,8 @@ def _add_top_down_necks(neck: CN) -> None:
     # How many bidirectional layers follow one another, 1 or more.
     neck.BIFPN.NUM_LAYERS = 3
     # EfficientDet's compound coefficient 0-7 sets the width and the layers, in place of OUT_CHANNELS and NUM_LAYERS,
-    # and from 6 on FUSION sum; -1 leaves them to their keys. It sets nothing else: `necks.compound_scaling` tells the
-    # backbone, the input size and the depth of the head that go with it. Norm GN does not fit the 88 and 112 channels
-    # of 1 and 2.
+    # and from 6 on FUSION sum; -1 leaves them to their keys. It sets nothing else. Norm GN does not fit the 88 and 112
+    # channels of 1 and 2.
     neck.BIFPN.COMPOUND = -1
     # How the inputs of a node are weighted: fast, softmax, unbounded, or sum for no weights.
     neck.BIFPN.FUSION = "fast"
@@ -106,7 +105,7 @@ def _add_timm(model: CN) -> None:
     model.TIMM = CN()
     # Any timm model with features_only, for MODEL.NECK.BOTTOM_UP build_timm_backbone.
     model.TIMM.NAME = "efficientnet_b0"
-    # Start from the weights that timm publishes for it, fetched on first use.
+    # Start from the weights that timm publishes for it, fetched on first use, where MODEL.WEIGHTS names no others.
     model.TIMM.PRETRAINED = True
     # Levels to return, named by stride: 4 is res2, 8 res3, 16 res4, 32 res5.
     model.TIMM.OUT_FEATURES = ["res2", "res3", "res4", "res5"]

@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import timm
@@ -109,7 +110,8 @@ class TimmBackbone(Backbone):
         return {
             "name": cfg.MODEL.TIMM.NAME,
             "out_features": cfg.MODEL.TIMM.OUT_FEATURES,
-            "pretrained": cfg.MODEL.TIMM.PRETRAINED,
+            # The weights of a checkpoint would take their place.
+            "pretrained": cfg.MODEL.TIMM.PRETRAINED and not cfg.MODEL.WEIGHTS,
             "norm": cfg.MODEL.TIMM.NORM,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -128,8 +130,10 @@ class TimmBackbone(Backbone):
     ) -> None:
         """Keep the scale and shift that turn the detector's normalization into the published one of the network."""
         order = -1 if self.flip_channels else 1
-        given_mean, given_std = (torch.tensor(v[::order], dtype=torch.float64) / 255 for v in (pixel_mean, pixel_std))
-        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (published.mean, published.std))
+        # On the CPU, because values are asked for: the network may be built on the meta device.
+        double = partial(torch.tensor, dtype=torch.float64, device="cpu")
+        given_mean, given_std = (double(v[::order]) / 255 for v in (pixel_mean, pixel_std))
+        mean, std = double(published.mean), double(published.std)
         scale, shift = given_std / std, (given_mean - mean) / std
         self.same_normalization = torch.allclose(scale, torch.ones_like(scale)) and bool((shift.abs() < 1e-6).all())
         self.register_buffer("scale", scale.float().view(3, 1, 1), persistent=False)

@@ -1,10 +1,12 @@
 """What the engine must know of a meta-architecture, in one place: it asks the model, and here answers for detectron2's.
 
 A model class may say by class attributes: `config_defaults`, `{config key: value}` where its defaults are not
-detectron2's, and `num_classes_key`, the config key that holds its number of classes.
+detectron2's, or a function that gives them for a config; and `num_classes_key`, the config key that holds its number of
+classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
@@ -12,10 +14,30 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, ProposalNetwork
 from torch import nn
 
+from .errors import InputError
 
-def config_defaults(name: str) -> Mapping[str, Any]:
-    """`{config key: default}` of a meta-architecture where detectron2 has other defaults; empty for an unknown name."""
-    return getattr(_find(name), "config_defaults", {})
+
+def config_defaults(cfg: CfgNode) -> Mapping[str, Any]:
+    """`{config key: default}` where detectron2 has other defaults than the meta-architecture that `cfg` names.
+
+    Args:
+        cfg: with all that the user says. Its meta-architecture may be unknown, which gives no defaults.
+    """
+    defaults = getattr(_find(cfg.MODEL.META_ARCHITECTURE), "config_defaults", {})
+    return defaults(cfg) if callable(defaults) else defaults
+
+
+@contextmanager
+def package_errors() -> Iterator[None]:
+    """Raises what packages that do not know `InputError` say about a config as `InputError`s."""
+    # Late, as in `load_config`.
+    from efficientdet import EfficientDetConfigError
+    from necks import NeckConfigError
+
+    try:
+        yield
+    except (EfficientDetConfigError, NeckConfigError) as error:
+        raise InputError(str(error)) from error
 
 
 def num_classes_key(cfg: CfgNode) -> str | None:

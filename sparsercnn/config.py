@@ -53,6 +53,11 @@ def add_keys(cfg: CfgNode) -> None:
     # each batch twice in their running statistics.)
     cfg.MODEL.GRADIENT_CHECKPOINTING = False
 
+    # Smallest and largest factor of large-scale jitter, in training: instead of being resized to MIN_SIZE_TRAIN a
+    # picture is scaled to fit into a square of MAX_SIZE_TRAIN times a random factor, and a square of MAX_SIZE_TRAIN is
+    # cut out of what is larger. Empty: no jitter.
+    cfg.INPUT.SCALE_JITTER = []
+
     # Data sets of one's own: [name, annotation file in COCO format, image folder] each.
     cfg.DATASETS.COCO_JSON = []
 

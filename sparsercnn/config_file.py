@@ -3,14 +3,15 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from .architectures import config_defaults
+from .architectures import config_defaults, package_errors
 from .config import add_keys, set_defaults
 from .data import register_config_datasets
 from .errors import InputError, did_you_mean
@@ -24,7 +25,8 @@ def load_config(file: str | os.PathLike | None = None, options: Sequence = ()) -
     """The config of any detector here: detectron2's defaults, those of this project, a file, and then options.
 
     Keys that several detectors read have the defaults of `MODEL.META_ARCHITECTURE`: `SOLVER.OPTIMIZER` is AdamW for
-    Sparse R-CNN and detectron2's SGD for Faster R-CNN. Without file and options it is Sparse R-CNN.
+    Sparse R-CNN and detectron2's SGD for Faster R-CNN. Without file and options it is Sparse R-CNN. With EfficientDet,
+    what `MODEL.EFFICIENTDET.PHI` stands for are defaults too.
 
     Data sets that the config names in `DATASETS.COCO_JSON` are registered. Where `MODEL.DEVICE` asks for a GPU and
     there is none it becomes "cpu", with one log line.
@@ -42,23 +44,29 @@ def load_config(file: str | os.PathLike | None = None, options: Sequence = ()) -
     _check_pairs(options)
     path = _find(file) if file else None
     cfg = _defaults()
-    set_defaults(cfg, config_defaults(_architecture(cfg, path, options)))
-    if path:
-        _merge(cfg, lambda: cfg.merge_from_file(path, allow_unsafe=False), f"in {path}")
-    _merge(cfg, lambda: cfg.merge_from_list(list(options)), "among the options")
+    _merge_all(cfg, path, options)
+    # The defaults follow from what was given, which then is merged into them once more.
+    with package_errors():
+        defaults = config_defaults(cfg)
+    cfg = _defaults()
+    set_defaults(cfg, defaults)
+    with _no_warnings():
+        _merge_all(cfg, path, options)
     register_config_datasets(cfg)
     _choose_device(cfg)
     return cfg
 
 
 def _defaults() -> CfgNode:
-    # Late: this function and `build_model` are where the packages meet; all else here works without `necks`.
+    # Late: here and in `package_errors` the packages meet; all else in this one works without the others.
+    from efficientdet import add_efficientdet_config
     from necks import add_neck_config
 
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE = "SparseRCNN"
     add_keys(cfg)
     add_neck_config(cfg)
+    add_efficientdet_config(cfg)
     for old, new in RENAMED_KEYS.items():
         cfg.register_renamed_key(old, new)
     for key in REMOVED_KEYS:
@@ -66,19 +74,20 @@ def _defaults() -> CfgNode:
     return cfg
 
 
-def _architecture(cfg: CfgNode, path: str | None, options: Sequence) -> str:
-    """What `MODEL.META_ARCHITECTURE` is going to be, before file and options are merged into the defaults `cfg`."""
-    name = cfg.MODEL.META_ARCHITECTURE
+def _merge_all(cfg: CfgNode, path: str | None, options: Sequence) -> None:
     if path:
+        _merge(cfg, lambda: cfg.merge_from_file(path, allow_unsafe=False), f"in {path}")
+    _merge(cfg, lambda: cfg.merge_from_list(list(options)), "among the options")
 
-        def read() -> None:
-            nonlocal name
-            content = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
-            name = content.get("MODEL", {}).get("META_ARCHITECTURE", name)
 
-        _merge(cfg, read, f"in {path}")
-    named = dict(zip(map(str, options[::2]), options[1::2], strict=True))
-    return str(named.get("MODEL.META_ARCHITECTURE", name)).strip("'\"")
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _find(file: str | os.PathLike) -> str:

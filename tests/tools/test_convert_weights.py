@@ -1,0 +1,82 @@
+"""tools/convert_weights.py: the checkpoint that it writes, and what it says about files that do not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsercnn import load_config
+from sparsercnn.engine import SparseRCNNCheckpointer, build_model
+from tools import convert_weights
+
+ROOT = Path(__file__).parents[2]
+D0 = str(ROOT / "configs" / "efficientdet" / "d0.yaml")
+NAMES = ROOT / "tests" / "golden" / "state_dict_tf_efficientdet_d0.json"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file as effdet publishes it."""
+    path = tmp_path_factory.mktemp("effdet") / "tf_efficientdet_d0.pth"
+    torch.save({name: torch.ones(shape) for name, shape in json.loads(NAMES.read_text()).items()}, path)
+    return path
+
+
+def convert(source, output, config_file=D0):
+    return convert_weights.main(["--from", "effdet", "--config-file", str(config_file), str(source), str(output)])
+
+
+def test_the_checkpoint_fills_the_whole_model(weights, tmp_path, capsys):
+    output = tmp_path / "new" / "d0.pth"
+    assert convert(weights, output) == 0
+    assert f"{output}: " in capsys.readouterr().out
+    cfg = load_config(D0, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(output)])
+    model = build_model(cfg)
+    SparseRCNNCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    assert all((p == 1).all() for p in model.parameters())
+    assert [path.name for path in output.parent.iterdir()] == ["d0.pth"]
+
+
+@pytest.mark.parametrize("entry", ["state_dict_ema", "state_dict"])
+def test_checkpoints_of_a_training_are_read(weights, tmp_path, entry):
+    path = tmp_path / "training.pth"
+    other = {"state_dict": {}} if entry == "state_dict_ema" else {}
+    torch.save({"epoch": 3, **other, entry: torch.load(weights)}, path)
+    assert convert(path, tmp_path / "out.pth") == 0
+
+
+def error(capsys, *arguments) -> str:
+    assert convert(*arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+def test_what_cannot_be_read(tmp_path, capsys):
+    output = tmp_path / "out.pth"
+    assert "there is no file" in error(capsys, tmp_path / "nowhere.pth", output)
+    (tmp_path / "text.pth").write_text("hello")
+    assert "damaged or not a checkpoint" in error(capsys, tmp_path / "text.pth", output)
+    torch.save([1, 2], tmp_path / "list.pth")
+    assert "list.pth holds no state dict" in error(capsys, tmp_path / "list.pth", output)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    assert "other.pth: these are no weights of an effdet model" in error(capsys, tmp_path / "other.pth", output)
+    assert not output.exists()
+
+
+def test_a_config_of_another_size(weights, tmp_path, capsys):
+    message = error(capsys, weights, tmp_path / "out.pth", ROOT / "configs" / "efficientdet" / "d1.yaml")
+    assert "d0.pth does not fit" in message and "d1.yaml: " in message and "more" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_where_nothing_can_be_written(weights, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in error(capsys, weights, tmp_path / "file" / "out.pth")
+
+
+def test_an_unknown_source(weights, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        convert_weights.main(["--from", "nobody", "--config-file", D0, str(weights), str(tmp_path / "out.pth")])
+    assert "effdet" in capsys.readouterr().err
