@@ -15,17 +15,15 @@ from functools import partial
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
 from sparsercnn import load_config
-from sparsercnn.architectures import num_classes
 from sparsercnn.engine import check_model
 from sparsercnn.errors import InputError
-from sparsercnn.predictor import Predictor
+from sparsercnn.predictor import Predictor, class_names
 from sparsercnn.visualization.drawing import PredictionDrawer
 from sparsercnn.visualization.media import (
     Stopped,
@@ -79,22 +77,13 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def class_names(cfg: CfgNode) -> list[str] | None:
-    """Names of the classes in the first test (or training) data set, None if they are not known or not as many."""
-    if num_classes(cfg) is None:  # it finds objects of any class
-        return ["object"]
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        names = MetadataCatalog.get(name).get("thing_classes", [])
-        if len(names) == num_classes(cfg):
-            return names
-    logging.getLogger("sparsercnn").warning("Names of the classes are not known: labels show their numbers.")
-    return None
-
-
 def make_draw(cfg: CfgNode, args: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
     """The function from a picture to the drawn picture, both (H, W, 3) uint8 RGB."""
     levels = tuple(int(re.sub(r"\D", "", name)) for name in cfg.MODEL.ROI_HEADS.IN_FEATURES)
-    drawer = PredictionDrawer(class_names(cfg), args.confidence_threshold, args.color_by, levels)
+    names = class_names(cfg)
+    if names is None:
+        logging.getLogger("sparsercnn").warning("Names of the classes are not known: labels show their numbers.")
+    drawer = PredictionDrawer(names, args.confidence_threshold, args.color_by, levels)
     predictor = Predictor(cfg)
     if (args.stages or args.color_by == "level") and not predictor.has_stages:
         raise InputError(f"--stages and --color-by level: {cfg.MODEL.META_ARCHITECTURE} has no refinement stages")

@@ -13,8 +13,10 @@ from .modeling.roi_heads import RoutedROIHeads
 
 if TYPE_CHECKING:
     from .fast.inference import prepare_for_inference
+    from .predictor import Detector
 
 __all__ = [
+    "Detector",
     "DynamicHead",
     "HungarianMatcher",
     "RoutedROIHeads",
@@ -27,7 +29,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # Imported when it is asked for: the folder `fast` is optional.
+    # Imported when they are asked for: the folder `fast` is optional, and the engine takes a second to import.
+    if name == "Detector":
+        from .predictor import Detector
+
+        return Detector
     if name == "prepare_for_inference":
         from .fast.inference import prepare_for_inference
 

@@ -1,12 +1,25 @@
-"""From a config to predictions on pictures: weights loaded, model prepared for inference, pictures resized."""
+"""From a config or a checkpoint to detections on pictures: `Detector`, and `Predictor` below it."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
 
 import detectron2.data.transforms as T
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
+from PIL import Image, ImageOps
 
+from .architectures import num_classes
+from .config_file import load_config
+from .data.images import read_image
+from .detections import Detections
 from .engine import SparseRCNNCheckpointer, build_inference_model, build_model
+from .engine.checkpoint_files import read_tensors
+from .engine.checkpoint_metadata import METADATA
 from .errors import InputError
 from .modeling.detector import SparseRCNN
 from .visualization.stages import predict_stages
@@ -64,3 +77,140 @@ def proposals_as_detections(proposals: Instances) -> Instances:
         scores=proposals.objectness_logits.sigmoid(),
         pred_classes=torch.zeros(len(proposals), dtype=torch.int64),
     )
+
+
+class Detector:
+    """Finds objects on pictures, in three lines.
+
+        detector = Detector.from_checkpoint("output/quickstart/model_final.pth")
+        found = detector.predict("photo.jpg")
+        found.save("drawn.jpg")
+
+    Args:
+        cfg: names the model and its weights.
+        class_names: of all classes; their numbers if None.
+        threshold: lowest score that `predict` returns unless it is told another.
+
+    Raises:
+        InputError: see `Predictor`.
+    """
+
+    def __init__(self, cfg: CfgNode, class_names: list[str] | None = None, threshold: float = 0.5):
+        self.cfg = cfg
+        self._predictor = Predictor(cfg)
+        self.class_names = class_names or [str(i) for i in range(num_classes(cfg) or 1)]
+        self.threshold = threshold
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, device: str | None = None) -> "Detector":
+        """The detector of a checkpoint that `train_net.py` wrote: it holds its config, class names and threshold.
+
+        Args:
+            path: of the file.
+            device: "cpu" or "cuda"; None for that of the config, or the CPU where there is no GPU.
+
+        Raises:
+            InputError: the file cannot be read, or says nothing of its config, as published checkpoints.
+        """
+        content = read_tensors(str(path))
+        metadata = content.get(METADATA) if isinstance(content, dict) else None
+        if not isinstance(metadata, dict) or "config" not in metadata:
+            raise InputError(f"{path} does not hold its config: use Detector.from_config(FILE, weights={str(path)!r})")
+        options = ["MODEL.WEIGHTS", str(path), *(["MODEL.DEVICE", device] if device else [])]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "config.yaml"
+            file.write_text(metadata["config"])
+            cfg = load_config(file, options)
+        threshold = metadata.get("score_threshold")
+        return cls(cfg, metadata.get("class_names"), 0.5 if threshold is None else threshold)
+
+    @classmethod
+    def from_config(
+        cls, file: str | Path, weights: str | Path = "", options: Sequence = (), threshold: float = 0.5
+    ) -> "Detector":
+        """The detector of a config.
+
+        Args:
+            file: a YAML file, see `load_config`.
+            weights: path of a checkpoint; "" for the config's `MODEL.WEIGHTS`.
+            options: keys and values in turn that override the config.
+            threshold: lowest score that `predict` returns.
+
+        Raises:
+            InputError: see `load_config` and `Predictor`.
+        """
+        cfg = load_config(file, [*options, *(["MODEL.WEIGHTS", str(weights)] if weights else [])])
+        if not cfg.MODEL.WEIGHTS:
+            raise InputError(f"{file} names no MODEL.WEIGHTS: give weights=…")
+        return cls(cfg, class_names(cfg), threshold)
+
+    @overload
+    def predict(self, images: list, threshold: float | None = None) -> list[Detections]: ...
+    @overload
+    def predict(self, images: Any, threshold: float | None = None) -> Detections: ...
+    def predict(self, images: Any, threshold: float | None = None) -> Detections | list[Detections]:
+        """What is on a picture, or on each of a list of pictures.
+
+        Args:
+            images: a path, an (H, W, 3) uint8 RGB array, a (3, H, W) uint8 RGB tensor, a PIL image, or a list of them.
+            threshold: lowest score; None for the detector's own.
+
+        Raises:
+            InputError: a picture cannot be read, or is of none of these kinds.
+        """
+        if isinstance(images, list):
+            return [self.predict(image, threshold) for image in images]
+        picture = as_picture(images)
+        found = self._predictor(picture)
+        kept = found[found.scores > (self.threshold if threshold is None else threshold)]
+        return Detections(picture, kept, self.class_names)
+
+    def stages(self, image: Any) -> list[Detections]:
+        """The boxes after each refinement stage, of the proposals that score over the threshold in the end.
+
+        Args:
+            image: see `predict`.
+
+        Raises:
+            InputError: the model has no stages.
+        """
+        if not self._predictor.has_stages:
+            raise InputError(f"{self.cfg.MODEL.META_ARCHITECTURE} has no refinement stages")
+        picture = as_picture(image)
+        _, *stages = self._predictor.stages(picture)
+        kept = stages[-1].scores > self.threshold
+        return [Detections(picture, stage[kept], self.class_names) for stage in stages]
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.class_names[:5]) + (", …" if len(self.class_names) > 5 else "")
+        return f"Detector({self.cfg.MODEL.META_ARCHITECTURE}, {len(self.class_names)} classes: {names})"
+
+
+def as_picture(image: Any) -> np.ndarray:
+    """An (H, W, 3) uint8 RGB array of a path, array, tensor or PIL image.
+
+    Raises:
+        InputError: the file cannot be read, or it is none of these.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(str(image), "RGB")
+    if isinstance(image, Image.Image):
+        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    elif isinstance(image, torch.Tensor):
+        image = image.permute(1, 2, 0).cpu().numpy() if image.dim() == 3 and image.shape[0] == 3 else image.numpy()
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"a picture is a path, an array, a tensor or a PIL image, not {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise InputError(f"a picture is an (H, W, 3) uint8 RGB array, not {image.shape} {image.dtype}")
+    return image
+
+
+def class_names(cfg: CfgNode) -> list[str] | None:
+    """Names of the classes in the first test (or training) data set, None if they are not known or not as many."""
+    if num_classes(cfg) is None:  # it finds objects of any class
+        return ["object"]
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        names = MetadataCatalog.get(name).get("thing_classes", [])
+        if len(names) == num_classes(cfg):
+            return list(names)
+    return None

@@ -16,16 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 
 from sparsercnn import load_config
+from sparsercnn.architectures import num_classes
 from sparsercnn.data.images import read_image
 from sparsercnn.engine import SparseRCNNCheckpointer, build_model, check_model
 from sparsercnn.errors import InputError
 from sparsercnn.export.graph import DetectionGraph
 from sparsercnn.export.onnx import VERIFIED_SIZES, compare, describe, example_batches, export_onnx, program
 from sparsercnn.export.openvino import export_openvino
+from sparsercnn.predictor import class_names
 from sparsercnn.visualization.media import find_pictures
 
 CALIBRATION_PICTURES = 100
@@ -54,7 +55,7 @@ def export(cfg: CfgNode, output: Path, license: str, threshold: float, calibrate
     SparseRCNNCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     graph = DetectionGraph(model, cfg.INPUT.FORMAT)
     about = {
-        "class_names": class_names(cfg),
+        "class_names": class_names(cfg) or [str(i) for i in range(num_classes(cfg) or 1)],
         "threshold": threshold,
         "min_size": cfg.INPUT.MIN_SIZE_TEST,
         "max_size": cfg.INPUT.MAX_SIZE_TEST,
@@ -62,16 +63,6 @@ def export(cfg: CfgNode, output: Path, license: str, threshold: float, calibrate
         "config": cfg.dump(),
     }
     writers[output.suffix](graph, describe(graph, about))
-
-
-def class_names(cfg: CfgNode) -> list[str]:
-    """Names of the classes of the data sets that the config names, their numbers if those are not known."""
-    count = cfg.MODEL.SparseRCNN.NUM_CLASSES
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        names = MetadataCatalog.get(name).get("thing_classes", [])
-        if len(names) == count:
-            return list(names)
-    return [str(i) for i in range(count)]
 
 
 def export_program(graph: DetectionGraph, path: Path, metadata: dict[str, str]) -> None:

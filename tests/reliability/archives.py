@@ -1,6 +1,6 @@
 """Hostile files of tensors, loaded one after the other: `run` counts what each of them achieves.
 
-    python -m tests.reliability.archives FOLDER [COUNT]
+python -m tests.reliability.archives FOLDER [COUNT]
 """
 
 import json
@@ -28,7 +28,15 @@ MEMORY_LIMIT = 1 << 30
 ADDRESS_SPACE = 8 << 30
 SECONDS = 60
 # What Python announces when something is run or written that no loading of a file has to do with.
-DEEDS = ("os.system", "os.exec", "os.posix_spawn", "os.mkdir", "subprocess.Popen", "socket.connect", "pickle.find_class")
+DEEDS = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.mkdir",
+    "subprocess.Popen",
+    "socket.connect",
+    "pickle.find_class",
+)
 
 
 def run(count: int, seed: int, folder: Path) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Checkpoints damaged at random: `run` counts what is loaded as good, what ends in a trace, and what is found instead.
 
-    python -m tests.reliability.checkpoints FOLDER [COUNT]
+python -m tests.reliability.checkpoints FOLDER [COUNT]
 """
 
 import logging
@@ -117,7 +117,9 @@ def _state(training: Training) -> dict:
 
 def _damaged(content: bytes, rng: random.Random) -> bytes:
     """The content after one accident, which changed it."""
-    while (changed := rng.choice([_flipped, _flipped, _cut, _zeroed, _overwritten])(bytearray(content), rng)) == content:
+    while (
+        changed := rng.choice([_flipped, _flipped, _cut, _zeroed, _overwritten])(bytearray(content), rng)
+    ) == content:
         pass
     return bytes(changed)
 

@@ -275,6 +275,7 @@ for name, entries in {
     "safetensors_of_negative_size": {"a": entry(0, -4, [-1])},
     "safetensors_of_an_unknown_type": {"a": entry(0, 12, [3], "__import__('os')")},
 }.items():
-    FILES[name] = "safetensors", lambda path, entries=entries: write_safetensors(
-        path, json.dumps(entries).encode(), bytes(12)
+    FILES[name] = (
+        "safetensors",
+        lambda path, entries=entries: write_safetensors(path, json.dumps(entries).encode(), bytes(12)),
     )
