@@ -14,6 +14,7 @@ from torchvision.ops import box_convert
 from ..errors import InputError
 from .boxes import image_whwh
 from .criterion import SetCriterion
+from .finite import report_broken, take_out_broken
 from .head import DynamicHead
 
 
@@ -121,9 +122,12 @@ class SparseRCNN(nn.Module):
         if self.training:
             return self.losses(features, proposals, [self._target(x["instances"]) for x in batched_inputs])
         logits, boxes = self.refine(features, proposals)
-        results = self.select(logits[-1].float(), boxes[-1].float(), images.image_sizes)
+        last_logits, last_boxes, broken = take_out_broken(logits[-1].float(), boxes[-1].float())
+        results = self.select(last_logits, last_boxes, images.image_sizes)
         sizes = [output_size(x) for x in batched_inputs]
-        return [{"instances": detector_postprocess(r, *size)} for r, size in zip(results, sizes, strict=True)]
+        detections = [{"instances": detector_postprocess(r, *size)} for r, size in zip(results, sizes, strict=True)]
+        report_broken(broken, last_boxes.shape[:2].numel())
+        return detections
 
     def losses(self, features: dict[str, Tensor], proposals: Tensor, targets: list[Instances]) -> dict[str, Tensor]:
         """Weighted losses of all stages; those of an auxiliary pyramid end in its prefix, as `loss_ce_0_lateral`.
