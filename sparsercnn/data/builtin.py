@@ -10,17 +10,18 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_voc_instances, register_coco_instances
 
-from .shapes import SHAPES_CLASSES, annotation_file
+from .shapes import KINDS, SHAPES_CLASSES, annotation_file
 
 BCCD_CLASSES = ("WBC", "RBC", "Platelets")
 
 
 def register_shapes(root: Path) -> None:
-    """`shapes_train` and `shapes_val`, made by datasets/prepare_shapes.py."""
-    for split in ("train", "val"):
-        name = f"shapes_{split}"
-        register_coco_instances(name, {}, str(annotation_file(root / "shapes", split)), str(root / "shapes" / split))
-        MetadataCatalog.get(name).thing_classes = list(SHAPES_CLASSES)
+    """`shapes_train`, `shapes_scales_train` and the other splits that datasets/prepare_shapes.py makes."""
+    for kind, look in KINDS.items():
+        for split in look.counts:
+            name, folder = f"{kind}_{split}", root / kind
+            register_coco_instances(name, {}, str(annotation_file(folder, split)), str(folder / split))
+            MetadataCatalog.get(name).thing_classes = list(SHAPES_CLASSES)
 
 
 def register_coco128(root: Path) -> None:

@@ -1,16 +1,18 @@
 """`shapes`: generated scenes of circles, rectangles and triangles in COCO format, for those without data at hand.
 
-Every image is a function of (seed, split, index) alone. Randomness is the raw output of a counter-based generator
+There are two kinds: `shapes` for a first training in minutes, `shapes_scales` with objects of very different sizes. Every image is a function of (kind, seed, split, index) alone. Randomness is the raw output of a counter-based generator
 (Philox, whose stream numpy promises to keep) and all geometry is integer arithmetic on a grid of quarter pixels, so two
 machines make the same annotations and the same pixels.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 SHAPES_CLASSES = ("circle", "rectangle", "triangle")
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
 VERSION = 1  # part of what a finished data set must match: raise it when the scenes change
 
 _SUB = 4  # samples per pixel and axis, for anti-aliasing and for boxes to a quarter pixel
@@ -28,7 +30,8 @@ _TILT = 5  # rectangles and triangles turn by up to this many 1/64 either way
 _COS = [round(4096 * math.cos(2 * math.pi * k / _TURN)) for k in range(_TURN)]
 # Length of an object in 1/128 of the image side, as (chance out of 10, least, most), drawn largest first.
 _SIZES = ((1, 8, 16), (2, 17, 31), (5, 32, 72), (2, 73, 120))
-_MAX_OBJECTS = 4
+# Lengths that are equally many in each octave: 12 to 400 pixels of 448, in quarter pixels.
+_SCALES = [round(48 * (400 / 12) ** (i / 255)) for i in range(256)]
 _MIN_VISIBLE = 80  # per cent of an object that later ones must leave uncovered
 _MIN_CONTRAST = 200  # sum over R, G, B between an object and what it may lie on
 
@@ -63,28 +66,68 @@ class Scene:
     classes: list[int]
 
 
-def make_scene(seed: int, split: int, index: int, size: int) -> Scene:
-    """Draw scene `index` of a split: up to four objects over a textured background of size×size pixels."""
+def _mixed_length(random: _Random) -> int:
+    spread = [limits for chance, *limits in _SIZES for _ in range(chance)]
+    return random.between(*spread[random.between(0, len(spread) - 1)])
+
+
+def _log_uniform_length(random: _Random) -> int:
+    return _SCALES[random.between(0, len(_SCALES) - 1)]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What scenes look like.
+
+    Attributes:
+        size: width and height of the images in pixels, if nothing else is asked for.
+        counts: images of each split, if nothing else is asked for.
+        most_objects: in a scene; the fewest is one.
+        draw_length: draws the length of an object, in units of which the side of an image has `units`.
+        units: see `draw_length`.
+    """
+
+    size: int
+    counts: dict[str, int]
+    most_objects: int
+    draw_length: Callable[[_Random], int]
+    units: int
+
+
+KINDS = {
+    "shapes": Kind(128, {"train": 400, "val": 100}, 4, _mixed_length, 128),
+    "shapes_scales": Kind(448, {"train": 400, "val": 100, "test": 150}, 12, _log_uniform_length, 4 * 448),
+}
+
+
+def make_scene(seed: int, split: int, index: int, size: int, kind: str = "shapes") -> Scene:
+    """Draw scene `index` of a split: objects over a textured background of size×size pixels.
+
+    Args:
+        seed: of the data set.
+        split: index into `SPLITS`.
+        index: of the scene in its split.
+        size: width and height in pixels.
+        kind: one of `KINDS`: up to four objects, mostly large; or up to twelve, of sizes from 1/37 to 8/9 of the image,
+            equally many in each octave.
+    """
+    look = KINDS[kind]
     random = _Random(seed, split, index)
     background, colors = _background(random, size)
-    owner = np.zeros((size * _SUB, size * _SUB), dtype=np.int64)  # topmost object of each sample, 0 is background
+    owner = np.zeros((size * _SUB, size * _SUB), dtype=np.uint8)  # topmost object of each sample, 0 is background
     areas = [0]
     classes = []
-    for length in sorted((_draw_length(random) for _ in range(random.between(1, _MAX_OBJECTS))), reverse=True):
-        kind = random.between(0, len(SHAPES_CLASSES) - 1)
-        area = _place(random, owner, areas, kind, length * size * _SUB // 128)
+    count = random.between(1, look.most_objects)
+    for length in sorted((look.draw_length(random) for _ in range(count)), reverse=True):
+        shape = random.between(0, len(SHAPES_CLASSES) - 1)
+        area = _place(random, owner, areas, shape, length * size * _SUB // look.units)
         if area:
             areas.append(area)
-            classes.append(kind)
+            classes.append(shape)
             colors.append(_contrasting_color(random, colors))
     image = _composite(background, owner, colors[2:])
     image += random.array(image.shape, 16) - 8
     return Scene(image.clip(0, 255).astype(np.uint8), _visible_boxes(owner, len(classes)), classes)
-
-
-def _draw_length(random: _Random) -> int:
-    spread = [limits for chance, *limits in _SIZES for _ in range(chance)]
-    return random.between(*spread[random.between(0, len(spread) - 1)])
 
 
 def _background(random: _Random, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -123,23 +166,24 @@ def _contrasting_color(random: _Random, others: list[np.ndarray]) -> np.ndarray:
     return color
 
 
-def _place(random: _Random, owner: np.ndarray, areas: list[int], kind: int, length: int) -> int:
+def _place(random: _Random, owner: np.ndarray, areas: list[int], shape: int, length: int) -> int:
     """Try places for one object; draw it into `owner` as object len(areas) and return its area, or 0 if none was free.
 
     Args:
         owner: (G, G) topmost object of each sample, changed in place.
         areas: area in samples of each object so far, entry 0 belongs to the background.
-        kind: index into `SHAPES_CLASSES`.
+        shape: index into `SHAPES_CLASSES`.
         length: size of the object in samples.
     """
-    mask = _MASKS[kind](random, length)
+    mask = _MASKS[shape](random, length)
     height, width = mask.shape
     area = int(mask.sum())
+    visible_before = np.bincount(owner.ravel(), minlength=len(areas))
     for _ in range(20):
         top, left = random.between(0, len(owner) - height), random.between(0, len(owner) - width)
         below = owner[top : top + height, left : left + width]
         hidden = np.bincount(below[mask], minlength=len(areas))
-        visible = np.bincount(owner.ravel(), minlength=len(areas)) - hidden
+        visible = visible_before - hidden
         if any(100 * visible[i] < _MIN_VISIBLE * areas[i] for i in range(1, len(areas))):
             continue
         below[mask] = len(areas)
@@ -186,12 +230,17 @@ _MASKS = (_circle, _rectangle, _triangle)
 
 def _composite(background: np.ndarray, owner: np.ndarray, colors: list[np.ndarray]) -> np.ndarray:
     """Background and objects blended by how many samples of each pixel they own, (size, size, 3) int64."""
-    size = len(background)
-    cells = owner.reshape(size, _SUB, size, _SUB)
-    image = background * (cells == 0).sum((1, 3))[..., None]
+    image = background * _samples_per_pixel(owner == 0)
     for index, color in enumerate(colors, start=1):
-        image += color * (cells == index).sum((1, 3))[..., None]
+        image += color * _samples_per_pixel(owner == index)
     return image // _SUB**2
+
+
+def _samples_per_pixel(mask: np.ndarray) -> np.ndarray:
+    """(G, G) bool to how many samples of each pixel are True, (size, size, 1) int64."""
+    # Sums of slices: numpy takes several times as long to reduce over axes of a few elements.
+    rows = functools.reduce(np.add, (mask[i::_SUB].astype(np.int64) for i in range(_SUB)))
+    return functools.reduce(np.add, (rows[:, i::_SUB] for i in range(_SUB)))[..., None]
 
 
 def _visible_boxes(owner: np.ndarray, count: int) -> np.ndarray:
@@ -203,7 +252,9 @@ def _visible_boxes(owner: np.ndarray, count: int) -> np.ndarray:
     return boxes / _SUB
 
 
-def prepare_shapes(root: str | Path, counts: dict[str, int], size: int = 128, seed: int = 0) -> dict[str, bool]:
+def prepare_shapes(
+    root: str | Path, counts: dict[str, int], size: int | None = None, seed: int = 0, kind: str = "shapes"
+) -> dict[str, bool]:
     """Write `root/{split}/*.png` and `root/annotations/instances_{split}.json` for each split that is not there yet.
 
     The annotation file is written last and in one step: where it exists, the split is complete.
@@ -211,15 +262,22 @@ def prepare_shapes(root: str | Path, counts: dict[str, int], size: int = 128, se
     Args:
         root: folder of the data set.
         counts: number of images of each split, for example {"train": 400, "val": 100}.
-        size: width and height of the images in pixels.
+        size: width and height of the images in pixels, by default the one of the kind.
         seed: another seed gives another data set.
+        kind: one of `KINDS`.
 
     Returns:
         For each split whether it was written (False: it was complete already).
     """
     written = {}
     for split, count in counts.items():
-        info = {"description": "shapes", "version": VERSION, "seed": seed, "size": size, "count": count}
+        info = {
+            "description": kind,
+            "version": VERSION,
+            "seed": seed,
+            "size": size or KINDS[kind].size,
+            "count": count,
+        }
         written[split] = not _is_complete(Path(root), split, info)
         if written[split]:
             _write_split(Path(root), split, info)
@@ -246,19 +304,19 @@ def _write_split(root: Path, split: str, info: dict) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     images: list[dict] = []
     annotations: list[dict] = []
-    for index in tqdm(range(info["count"]), desc=f"shapes {split}", unit="image"):
-        scene = make_scene(info["seed"], SPLITS.index(split), index, info["size"])
+    for index in tqdm(range(info["count"]), desc=f"{info['description']} {split}", unit="image"):
+        scene = make_scene(info["seed"], SPLITS.index(split), index, info["size"], info["description"])
         name = f"{index:06d}.png"
         buffer = io.BytesIO()
         Image.fromarray(scene.image).save(buffer, format="PNG")
         _write_atomically(root / split / name, buffer.getvalue())
         images.append({"id": index + 1, "file_name": name, "width": info["size"], "height": info["size"]})
-        for box, kind in zip(scene.boxes.tolist(), scene.classes, strict=True):
+        for box, shape in zip(scene.boxes.tolist(), scene.classes, strict=True):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": index + 1,
-                    "category_id": kind + 1,
+                    "category_id": shape + 1,
                     "bbox": box,
                     "area": box[2] * box[3],
                     "iscrowd": 0,

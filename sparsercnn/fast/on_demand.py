@@ -5,7 +5,6 @@ stage to stage they hardly move: what one stage has computed the next ones find.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor, fx
@@ -74,8 +73,7 @@ class OnDemandPyramid(Pyramid):
         self.conv = conv
         self.done = self.maps[0].new_zeros(tiles_of(self.maps[0]), dtype=torch.bool)
 
-    @cached_property
-    def pixels(self) -> Tensor:
+    def lay_out(self) -> Tensor:
         finest, *others = self.maps
         rows = [m.permute(0, 2, 3, 1).flatten(0, 2) for m in others]
         start = finest.shape[0] * finest.shape[2] * finest.shape[3]

@@ -6,7 +6,6 @@ stage adds its part, a sparse product, to a buffer that they share, and the tabl
 
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,9 +44,8 @@ class SharedGradientPyramid(Pyramid):
         super().__init__(maps)
         self._buffer = _Buffer()
 
-    @cached_property
-    def pixels(self) -> Tensor:
-        pixels = torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in self.maps])
+    def lay_out(self) -> Tensor:
+        pixels = super().lay_out()
         if not (pixels.requires_grad and torch.is_grad_enabled()):
             return pixels
         return _Collect.apply(pixels.to(torch.promote_types(pixels.dtype, torch.float32)), self._buffer)

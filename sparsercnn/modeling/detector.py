@@ -21,6 +21,7 @@ from .boxes import image_whwh
 from .criterion import SetCriterion
 from .denoising import Denoising, NoisedObjects
 from .dense_queries import DensePredictions, DenseQueries
+from .finite import report_broken, take_out_broken
 from .head import DynamicHead
 from .initial_boxes import INITIAL_BOXES, whole_image
 from .matcher import DynamicKMatcher, HungarianMatcher
@@ -162,9 +163,12 @@ class SparseRCNN(nn.Module):
         if self.training:
             return self.losses(features, proposals, [self._target(x["instances"]) for x in batched_inputs])
         logits, boxes = self.refine(features, proposals)
-        results = self.select(logits[-1].float(), boxes[-1].float(), images.image_sizes)
+        last_logits, last_boxes, broken = take_out_broken(logits[-1].float(), boxes[-1].float())
+        results = self.select(last_logits, last_boxes, images.image_sizes)
         sizes = [output_size(x) for x in batched_inputs]
-        return [{"instances": detector_postprocess(r, *size)} for r, size in zip(results, sizes, strict=True)]
+        detections = [{"instances": detector_postprocess(r, *size)} for r, size in zip(results, sizes, strict=True)]
+        report_broken(broken, last_boxes.shape[:2].numel())
+        return detections
 
     def losses(self, features: dict[str, Tensor], proposals: Proposals, targets: list[Instances]) -> dict[str, Tensor]:
         """Weighted losses of all stages.

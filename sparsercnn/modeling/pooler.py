@@ -8,7 +8,6 @@ He et al., Mask R-CNN, ICCV 2017 (RoIAlign).
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from detectron2.modeling.poolers import ROIPooler
@@ -28,17 +27,28 @@ class Pyramid:
 
     def __init__(self, maps: Sequence[Tensor]):
         self.maps = tuple(maps)
+        # Not `cached_property`: its lock stops `torch.compile`.
+        self._pixels: Tensor | None = None
+        self._layout: Tensor | None = None
 
-    @cached_property
+    @property
     def pixels(self) -> Tensor:
-        return torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in self.maps])
+        if self._pixels is None:
+            self._pixels = self.lay_out()
+        return self._pixels
 
-    @cached_property
+    @property
     def layout(self) -> Tensor:
-        rows = [m.shape[0] * m.shape[2] * m.shape[3] for m in self.maps]
-        heights, widths = zip(*(m.shape[2:] for m in self.maps), strict=True)
-        starts = [sum(rows[:i]) for i in range(len(rows))]
-        return torch.tensor([heights, widths, starts]).to(self.maps[0].device, non_blocking=True)
+        if self._layout is None:
+            rows = [m.shape[0] * m.shape[2] * m.shape[3] for m in self.maps]
+            heights, widths = zip(*(m.shape[2:] for m in self.maps), strict=True)
+            starts = [sum(rows[:i]) for i in range(len(rows))]
+            self._layout = _integers([heights, widths, starts]).to(self.maps[0].device, non_blocking=True)
+        return self._layout
+
+    def lay_out(self) -> Tensor:
+        """Make `pixels`; called once, when a box first reads them."""
+        return torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in self.maps])
 
     def sum_pixels(self, index: Tensor, weight: Tensor) -> Tensor:
         """Weighted sums of pixels.
@@ -52,6 +62,13 @@ class Pyramid:
         """
         weight = weight.to(self.pixels.dtype)
         return F.embedding_bag(index, self.pixels, mode="sum", per_sample_weights=weight)
+
+
+def _integers(table: Sequence[Sequence[int]]) -> Tensor:
+    """An int64 tensor of sizes, which stay variables where `torch.jit.trace` records."""
+    if torch.jit.is_tracing():
+        return torch.stack([torch.stack([torch.as_tensor(value) for value in row]) for row in table])
+    return torch.tensor(table)
 
 
 class Pooler(nn.Module):
@@ -176,6 +193,8 @@ class DetectronPooler(Pooler):
     Args:
         strides, resolution, sampling_ratio: see `Pooler`; a sampling ratio of 0 adapts to the size of a box.
         canonical_level, canonical_size: see `assign_levels`.
+
+    Pooling raises FloatingPointError if a box is infinite or NaN.
     """
 
     def __init__(
@@ -198,10 +217,22 @@ class DetectronPooler(Pooler):
         )
 
     def pool(self, pyramid: Pyramid, boxes: Tensor, levels: Tensor) -> Tensor:
+        _check_finite(boxes)
         return self.pooler(list(pyramid.maps), [Boxes(b) for b in boxes]).flatten(2).transpose(1, 2)
 
     def pool_all_levels(self, pyramid: Pyramid, boxes: Tensor) -> Tensor:
+        _check_finite(boxes)
         image = torch.arange(len(boxes), device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
         rois = torch.cat([image.to(boxes.dtype), boxes], dim=-1).flatten(0, 1)
         pooled = [pool(m, rois) for pool, m in zip(self.pooler.level_poolers, pyramid.maps, strict=True)]
         return torch.stack(pooled).flatten(3).transpose(2, 3)
+
+
+def _check_finite(boxes: Tensor) -> None:
+    """Refuse (B, N, 4) xyxy boxes without a finite size: torchvision's RoIAlign reads memory that is not its own."""
+    broken = int((~(boxes[..., 2:] - boxes[..., :2]).isfinite()).any(-1).sum())
+    if broken:
+        raise FloatingPointError(
+            f"{broken} of {boxes.shape[:2].numel()} boxes are infinite or NaN, which detectron2's ROIPooler cannot "
+            "pool. In training lower SOLVER.BASE_LR or lengthen the warm-up; else look at the weights"
+        )

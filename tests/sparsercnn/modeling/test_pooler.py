@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from sparsercnn.modeling.pooler import DetectronPooler, FusedPooler
-from sparsercnn.modeling.roi_routing import assign_levels
+from sparsercnn.modeling.roi_routing import ROUTINGS, assign_levels
 
 from ..golden import load
 
@@ -115,3 +115,56 @@ def test_no_boxes():
     features = pyramid()
     pooler = FusedPooler(STRIDES)
     assert pool(pooler, features, torch.zeros(2, 0, 4)).shape == (0, 49, 8)
+
+
+BROKEN = [[0, 0, torch.inf, 4], [-torch.inf, 0, torch.inf, 9], [torch.nan] * 4, [-3e38, 0, 3e38, 5]]
+
+
+@pytest.mark.parametrize("box", BROKEN)
+@pytest.mark.parametrize("mode", ROUTINGS)
+def test_roi_pooler_refuses_boxes_that_are_no_numbers(box, mode):
+    """torchvision's RoIAlign ends in a segmentation fault on them."""
+    routing = ROUTINGS[mode](DetectronPooler(STRIDES), channels=8)
+    boxes = torch.tensor([[[0.0, 0.0, 30.0, 40.0], box]])
+    with pytest.raises(FloatingPointError, match="^1 of 2 boxes are infinite or NaN") as caught:
+        routing(routing.pooler.prepare(pyramid(images=1)), boxes)
+    assert "\n" not in str(caught.value)
+
+
+class Routed(torch.nn.Module):
+    """A routing with the fused pooler as a function of tensors."""
+
+    def __init__(self, mode):
+        super().__init__()
+        self.routing = ROUTINGS[mode](FusedPooler(STRIDES), channels=8)
+
+    def forward(self, p2, p3, p4, p5, boxes):
+        return self.routing(self.routing.pooler.prepare([p2, p3, p4, p5]), boxes)
+
+
+def trace(module, inputs):
+    return torch.jit.trace(module, inputs)
+
+
+def compile_fullgraph(module, inputs):
+    torch.compiler.reset()
+    return torch.compile(module, fullgraph=True, backend="eager")
+
+
+def export(module, inputs):
+    height, width = (torch.export.Dim(name, min=2, max=64) for name in ("height", "width"))
+    shapes = [{2: scale * height, 3: scale * width} for scale in (8, 4, 2)] + [{2: height, 3: width}]
+    shapes.append({1: torch.export.Dim("boxes", min=2, max=900)})
+    return torch.export.export(module, inputs, dynamic_shapes=tuple(shapes)).module()
+
+
+@pytest.mark.parametrize("mode", ROUTINGS)
+@pytest.mark.parametrize("record", [trace, compile_fullgraph, export])
+@pytest.mark.filterwarnings("ignore:.*Tracer")
+def test_what_is_recorded_at_one_size_is_right_at_another(mode, record):
+    module = Routed(mode).eval()
+    with torch.no_grad():
+        recorded = record(module, (*pyramid(images=1, size=(32, 48)), random_boxes(1, 6)))
+        for size, number in (((64, 96), 9), ((40, 24), 3)):
+            inputs = (*pyramid(images=1, size=size), random_boxes(1, number))
+            assert_close(recorded(*inputs), module(*inputs))
