@@ -28,6 +28,10 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Data sets of one's own: [name, annotation file in COCO format, image folder] each.
     cfg.DATASETS.COCO_JSON = []
 
+    # At a training image that cannot be read "stop", with a checkpoint, or "skip" it: the next one of the data set stands
+    # in for it, the log names it, and `replaced_images` in metrics.json counts such samples.
+    cfg.DATALOADER.BAD_IMAGES = "stop"
+
     # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for
     # rounding.
     cfg.TEST.PREPARE = True
@@ -45,6 +49,8 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Batches of IMS_PER_BATCH images per optimizer step; the same as one batch of so many times the images, but for
     # batch norms and for the class loss of the softmax variant, which is a mean over each batch.
     cfg.SOLVER.ACCUMULATE = 1
+    # Steps whose losses or gradient are not finite that a run may leave out before such a step ends it.
+    cfg.SOLVER.MAX_SKIPPED_STEPS = 0
     # Of SOLVER.AMP: "float16", "bfloat16", or "auto": bfloat16 where the processor or the GPU multiplies it fastest (on
     # CPUs: with AMX), else full precision, on GPUs without bfloat16 float16.
     cfg.SOLVER.AMP.PRECISION = "float16"

@@ -50,6 +50,7 @@ def fit_groups(state: dict, parameters: list[Parameter], optimizer: Optimizer) -
     sizes = [len(group["params"]) for group in saved["param_groups"]]
     ours = optimizer.state_dict()["param_groups"]
     if sizes == [len(group["params"]) for group in ours]:
+        _check_same_kind(saved["param_groups"][0], ours[0])
         return state
     position = {parameter: i for i, parameter in enumerate(parameters)}
     wanted = [[position.get(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
@@ -72,6 +73,12 @@ def fit_groups(state: dict, parameters: list[Parameter], optimizer: Optimizer) -
         rates = [scheduler["base_lrs"][members[0]] for members in wanted]
         fitted["hooks"] = {**state["hooks"], "LRScheduler": {**scheduler, "base_lrs": rates}}
     return fitted
+
+
+def _check_same_kind(saved: dict, ours: dict) -> None:
+    """Other versions of an optimizer have more options or fewer; another optimizer has others."""
+    if saved.keys() - ours.keys() and ours.keys() - saved.keys() - set(IMPLEMENTATION):
+        raise _refusal("it was trained with another optimizer than SOLVER.OPTIMIZER")
 
 
 def _common_options(groups: list[dict], ours: dict) -> dict:
