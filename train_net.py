@@ -13,8 +13,8 @@ A training that was interrupted, in whatever way, continues with the same comman
 had happened. State comes from the checkpoint, settings from the command: a changed learning rate or schedule applies
 from there on, and the log names what changed. Without --resume, a folder that holds a run is left alone.
 
-Exit status: 0 done; 2 a mistake or a training that cannot go on, with one line that says why; 130 stopped by Ctrl-C, 143
-by SIGTERM, 129 by SIGHUP, each with a checkpoint after the iteration that was running. A second signal stops at once.
+Exit status: 0 done; 2 a mistake or a training that cannot go on, with one line that says why; 130 stopped by Ctrl-C,
+143 by SIGTERM, 129 by SIGHUP, with a checkpoint after the iteration that was running. A second signal stops at once.
 """
 
 import argparse

@@ -28,8 +28,8 @@ def add_sparsercnn_config(cfg: CfgNode) -> None:
     # Data sets of one's own: [name, annotation file in COCO format, image folder] each.
     cfg.DATASETS.COCO_JSON = []
 
-    # At a training image that cannot be read "stop", with a checkpoint, or "skip" it: the next one of the data set stands
-    # in for it, the log names it, and `replaced_images` in metrics.json counts such samples.
+    # At a training image that cannot be read "stop", with a checkpoint, or "skip" it: the next one of the data set
+    # stands in for it, the log names it, and `replaced_images` in metrics.json counts such samples.
     cfg.DATALOADER.BAD_IMAGES = "stop"
 
     # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for

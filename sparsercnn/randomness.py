@@ -44,7 +44,9 @@ def seed_generators(seed: int, purpose: Purpose, *position: int) -> None:
 
 @contextlib.contextmanager
 def random_numbers(seed: int, purpose: Purpose, *position: int) -> Iterator[None]:
-    """Inside, `random`, NumPy and torch (on the CPU) draw numbers that follow from the arguments; outside, nothing changed.
+    """Inside, `random`, NumPy and torch (on the CPU) draw numbers that follow from the arguments alone.
+
+    What was seeded or drawn before goes on afterwards as if nothing had been drawn inside.
 
     Args:
         seed, purpose, position: as for `seed_generators`.

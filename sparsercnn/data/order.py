@@ -21,7 +21,7 @@ def shuffled(size: int) -> Epoch:
 
 
 def shuffled_subset(size: int, ratio: float, seed: int) -> Epoch:
-    """`int(size * ratio)` indices, chosen once by `seed`, each once a pass: what `RandomSubsetTrainingSampler` draws."""
+    """`int(size * ratio)` indices that `seed` chooses, each once a pass: what `RandomSubsetTrainingSampler` draws."""
     chosen = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[: int(size * ratio)]
     return lambda generator: chosen[torch.randperm(len(chosen), generator=generator)]
 
@@ -51,21 +51,21 @@ def indices(epoch: Epoch, seed: int) -> Iterator[int]:
         yield from epoch(generator).tolist()
 
 
-def batches(stream: Iterator[int], size: int, group: Sequence[bool] | None = None) -> Iterator[list[int]]:
+def batches(stream: Iterator[int], size: int, group: Sequence[int] | None = None) -> Iterator[list[int]]:
     """Batches of `size` indices in the order of the stream.
 
     Args:
         stream: endless.
         size: images of a batch, over all processes.
-        group: for each index which of two groups it belongs to; a batch then holds one group only, and comes when its
-            last member does. None: all batches are consecutive pieces of the stream.
+        group: for each index which of two groups, 0 or 1, it belongs to; a batch then holds one group only, and comes
+            when its last member does. None: all batches are consecutive pieces of the stream.
     """
     if group is None:
         while True:
             yield list(itertools.islice(stream, size))
     waiting: tuple[list[int], list[int]] = ([], [])
     for index in stream:
-        batch = waiting[bool(group[index])]
+        batch = waiting[group[index]]
         batch.append(index)
         if len(batch) == size:
             yield batch[:]

@@ -4,8 +4,8 @@ import itertools
 import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
@@ -30,12 +30,12 @@ Mapper = Callable[[dict], dict]
 
 def training_dataset(cfg: CfgNode) -> Sequence[dict]:
     """The images of `DATASETS.TRAIN` in detectron2's format, without those that nothing can be learned from."""
-    records = get_detection_dataset_dicts(
+    records: Any = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
-    return DatasetFromList(records, copy=False)
+    return cast(Sequence[dict], DatasetFromList(records, copy=False))
 
 
 def build_training_batches(cfg: CfgNode, mapper: Mapper) -> "TrainingBatches":
@@ -79,25 +79,24 @@ def _passes(cfg: CfgNode, dataset: Sequence[dict]) -> Callable[[int], order.Epoc
     return lambda seed: order.repeated(factors)
 
 
-def is_wide(dataset: Sequence[dict]) -> np.ndarray:
-    """(N,) bool: which images are wider than high."""
-    records = (dataset[i] for i in range(len(dataset)))
-    return np.fromiter((record["width"] > record["height"] for record in records), bool, len(dataset))
+def is_wide(dataset: Sequence[dict]) -> bytes:
+    """For each image 1 if it is wider than high, else 0."""
+    return bytes(dataset[i]["width"] > dataset[i]["height"] for i in range(len(dataset)))
 
 
 class TrainingBatches:
     """Endless batches of this process: lists of samples, in an order and with pixels that follow from the seed alone.
 
     The number of workers changes nothing. Nor does the number of processes: together they have the same batches, of
-    which process r of w has members r, r + w, r + 2w, … Batches of images of one shape are made of all processes' images
-    together.
+    which process r of w has members r, r + w, r + 2w, … Batches of images of one shape are made of the images of all
+    processes together.
 
     Args:
         dataset: images in detectron2's format.
         mapper: makes the model's input of an image's description. It may draw from the global random generators.
         passes: makes of the seed what a pass over the data set is.
         total_batch_size: images of a batch, over all processes, whose number must divide it.
-        groups: for each image which of two groups it belongs to, if a batch is to hold one group only.
+        groups: for each image which of two groups, 0 or 1, it belongs to, if a batch is to hold one group only.
         num_workers: processes that load for this one; 0 to load in this process.
         skip_bad_images: an image that cannot be read (on which `mapper` raises `InputError`) is replaced by the next
             one of the data set that can; the sample then has `REPLACED`. Otherwise the error is raised.
@@ -115,7 +114,7 @@ class TrainingBatches:
         passes: Callable[[int], order.Epoch],
         total_batch_size: int,
         *,
-        groups: Sequence[bool] | None = None,
+        groups: Sequence[int] | None = None,
         num_workers: int = 0,
         skip_bad_images: bool = False,
         pin_memory: bool = False,

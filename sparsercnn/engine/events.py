@@ -63,7 +63,10 @@ class MetricsFile(EventWriter):
         self._last_written = -1
 
     def start_from(self, iteration: int) -> None:
-        """Remove the lines of this and later iterations, and what is no line, from the file; the rest counts as written."""
+        """Remove from the file what is no whole line, and the lines of this and later iterations.
+
+        The lines that stay count as written.
+        """
         kept = []
         with contextlib.suppress(FileNotFoundError), open(self.path, encoding="utf-8", errors="replace") as file:
             kept = [line for line in file if -1 < _iteration_of(line) < iteration]

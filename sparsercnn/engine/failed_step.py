@@ -72,15 +72,16 @@ class FailedSteps:
         values = ", ".join(f"{name} {value:.4g}" for name, value in error.losses.items())
         rate = step.optimizer.param_groups[0]["lr"]
         what = (
-            f"iteration {step.iter}: {error.what} not finite ({values}) at learning rate {rate:.5g} on images {shown}; {kept}"
+            f"iteration {step.iter}: {error.what} not finite ({values}) at learning rate {rate:.5g} on images {shown}; "
+            f"{kept}"
         )
         if self.skipped >= self.allowed:
             raise InputError(
-                f"{what}. No weights were changed and no checkpoint was written. Continue from the last checkpoint with "
+                f"{what}. No weights were changed and no checkpoint was written. Continue from the last one with "
                 "--resume and a lower SOLVER.BASE_LR, or let SOLVER.MAX_SKIPPED_STEPS such steps be left out"
             )
         if not all_finite(step.model.state_dict().values()):
-            raise InputError(f"{what}. It cannot be left out, because the running statistics of norms are not finite now")
+            raise InputError(f"{what}. It cannot be left out: the running statistics of norms are not finite now")
         self.skipped += 1
         get_event_storage().put_scalar("skipped_steps", self.skipped, smoothing_hint=False)
         logging.getLogger(__name__).warning(f"{what}. Skipped, {self.skipped} of {self.allowed} that may be")

@@ -67,7 +67,7 @@ def _check_and_clip_before_step(optimizer: Optimizer, clip: CfgNode) -> None:
     def before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if kind == "full_model":
-            # The norm that clipping needs tells whether all gradients are finite, so that this takes no time of its own.
+            # The norm that clipping needs tells whether all gradients are finite: no time of its own.
             finite = bool(nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE).isfinite())
         else:
             finite = all_finite(p.grad for p in parameters)

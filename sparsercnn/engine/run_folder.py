@@ -45,8 +45,8 @@ def check_run_folder(cfg: CfgNode, resume: bool, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(
-            f"OUTPUT_DIR {folder} holds a run: continue it with --resume, replace it with --overwrite, or choose another "
-            "OUTPUT_DIR"
+            f"OUTPUT_DIR {folder} holds a run: continue it with --resume, replace it with --overwrite, or choose "
+            "another OUTPUT_DIR"
         )
     weights = Path(cfg.MODEL.WEIGHTS)
     if cfg.MODEL.WEIGHTS and any(weights.resolve().is_relative_to(path.resolve()) for path in _matches(folder, LEFT)):

@@ -11,7 +11,7 @@ from .not_finite import all_finite, training_state
 
 
 class SaveCheckpoints(HookBase):
-    """Saves `model_ITERATION` every so many iterations, `model_final` after the last, and before a signal stops training.
+    """Saves `model_ITERATION` every so many iterations and when a signal stops training, `model_final` after the last.
 
     It is registered after the hooks that change the state of the training, and before those that look at it: what comes
     after it is done again when training continues from one of its checkpoints.
@@ -65,14 +65,15 @@ class SaveCheckpoints(HookBase):
         if not all_finite(training_state(trainer.model, trainer.optimizer)):
             rate = trainer.optimizer.param_groups[0]["lr"]
             raise FloatingPointError(
-                f"after iteration {iteration}, at learning rate {rate:.5g}, the weights or the optimizer's state are not "
-                "finite; no checkpoint was written. Continue from the last one with --resume and a lower SOLVER.BASE_LR"
+                f"after iteration {iteration}, at learning rate {rate:.5g}, the weights or the optimizer's state are "
+                "not finite; no checkpoint was written. Continue from the last one with --resume and a lower "
+                "SOLVER.BASE_LR"
             )
         trainer.checkpointer.save(name, iteration=iteration)
         self.saved = iteration
 
     def save_unless_saved(self) -> None:
-        """Save the state after the last complete iteration, if there is one since training began and it is not saved."""
+        """Save the state after the last complete iteration, unless that is saved already."""
         iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
         if iteration > self.saved:
             self.save(f"model_{iteration:07d}")

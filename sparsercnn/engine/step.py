@@ -21,8 +21,8 @@ from .agreement import first_error, numbers_of_all
 from .interrupt import StopSignals
 from .not_finite import GradientNotFiniteError, NotFiniteError
 
-# Scaled by less, float16 gradients that are still infinite will never be finite. The scale starts at 65536 and is halved
-# at every overflow.
+# Scaled by less, float16 gradients that are still infinite will never be finite. The scale starts at 65536 and is
+# halved at every overflow.
 SMALLEST_LOSS_SCALE = 1e-4
 
 
@@ -34,8 +34,8 @@ class TrainStep(SimpleTrainer):
     those of one batch that holds all images. (Two things see the smaller batches all the same: batch norm in training
     mode, and the class loss of the softmax variant, which is an average over proposals.)
 
-    The random numbers that the model draws, for dropout and the like, follow from the seed, the iteration, the batch and
-    the process. Processes agree on what ends a training: an error of one is an error of all.
+    The random numbers that the model draws, for dropout and the like, follow from the seed, the iteration, the batch
+    and the process. Processes agree on what ends a training: an error of one is an error of all.
 
     Args:
         model: returns a dict of losses in training.
@@ -93,8 +93,8 @@ class TrainStep(SimpleTrainer):
         if bad := [name for name, value in values.items() if not math.isfinite(value)]:
             raise NotFiniteError(f"{', '.join(bad)} {'is' if len(bad) == 1 else 'are'}", values, batches)
         get_event_storage().put_scalar("total_loss", sum(values.values()), cur_iter=self.iter)
-        if len(values) > 1:
-            get_event_storage().put_scalars(cur_iter=self.iter, **values)
+        for name, value in values.items() if len(values) > 1 else ():
+            get_event_storage().put_scalar(name, value, cur_iter=self.iter)
         self._update(values, batches)
 
     def _update(self, losses: dict[str, float], batches: list[list[dict]]) -> None:

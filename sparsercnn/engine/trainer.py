@@ -1,9 +1,7 @@
 """`Trainer`: detectron2's default trainer with the parts that Sparse R-CNN replaces."""
 
 import errno
-import json
 import logging
-import math
 import os
 import weakref
 from collections import OrderedDict
@@ -27,8 +25,8 @@ from ..data import SparseRCNNDatasetMapper
 from ..data.training import TrainingBatches, build_training_batches
 from ..errors import InputError
 from ..evaluation.coco import FastCOCOEvaluator
+from ..evaluation.results import write_metrics
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
-from ..files import write_whole
 from ..randomness import Purpose, seed_generators
 from .build import amp_precision, build_inference_model, build_model, prepare_for_training
 from .checkpoint import SparseRCNNCheckpointer
@@ -38,6 +36,7 @@ from .interrupt import Stopped, StopSignals
 from .not_finite import NotFiniteError
 from .optimizer import build_optimizer
 from .optimizer_state import fit_groups
+from .precise_bn import PreciseBatchNorm
 from .progress import ProgressLine
 from .saving import SaveBest, SaveCheckpoints
 from .schedule import build_lr_scheduler
@@ -46,23 +45,6 @@ from .step import TrainStep
 # What detectron2 logs a failed training to.
 TRAIN_LOOP_LOGGER = "detectron2.engine.train_loop"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class PreciseBatchNorm(hooks.PreciseBN):
-    """detectron2's precise batch norm, which every time averages over the first batches of the run.
-
-    So the statistics follow from the weights alone, also after an interruption.
-    """
-
-    trainer: "Trainer"
-
-    def before_train(self) -> None:
-        self._data_loader.seed = self.trainer.seed
-
-    def update_stats(self) -> None:
-        """Update the statistics of all batch norms now."""
-        self._data_iter = None
-        super().update_stats()
 
 
 class Trainer(DefaultTrainer):
@@ -84,6 +66,9 @@ class Trainer(DefaultTrainer):
         seed: `SEED` of the config, or one drawn for the run and kept in its checkpoints.
     """
 
+    _trainer: TrainStep
+    storage: RunEvents
+
     def __init__(self, cfg: CfgNode):
         # Not DefaultTrainer's: it can neither distribute a model on CPUs nor take another step or checkpointer.
         super(DefaultTrainer, self).__init__()
@@ -95,9 +80,10 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        loader = self.build_train_loader(cfg)
+        self.batches = self.build_train_loader(cfg)
         self.signals = StopSignals()
-        self._trainer = TrainStep(model, loader, optimizer, cfg.SOLVER.ACCUMULATE, amp_precision(cfg), self.signals)
+        step_options = cfg.SOLVER.ACCUMULATE, amp_precision(cfg), self.signals
+        self._trainer = TrainStep(model, self.batches, optimizer, *step_options)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SparseRCNNCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -143,8 +129,8 @@ class Trainer(DefaultTrainer):
         self.start_iter = self.iter + 1
         if self.start_iter > self.max_iter:
             raise InputError(
-                f"the run has {self.start_iter} iterations already, more than SOLVER.MAX_ITER {self.max_iter}; evaluate "
-                "it with --eval-only"
+                f"the run has {self.start_iter} iterations already, more than SOLVER.MAX_ITER {self.max_iter}; "
+                "evaluate it with --eval-only"
             )
         if self.start_iter == self.max_iter:
             logging.getLogger(__name__).info(f"All {self.max_iter} iterations are done; what is left is the evaluation")
@@ -160,8 +146,8 @@ class Trainer(DefaultTrainer):
                 finite, or the disk is full.
             Stopped: a signal asked to stop. The state after the last complete iteration is saved.
         """
-        self._trainer.seed = self.data_loader.seed = self.seed
-        self.data_loader.start = self.start_iter * self.cfg.SOLVER.ACCUMULATE
+        self._trainer.seed = self.batches.seed = self.seed
+        self.batches.start = self.start_iter * self.cfg.SOLVER.ACCUMULATE
         self.failed = False
         logger = logging.getLogger(TRAIN_LOOP_LOGGER)
         logger.info(f"Starting training from iteration {self.start_iter}")
@@ -173,7 +159,9 @@ class Trainer(DefaultTrainer):
             except OSError as error:
                 if error.errno not in DISK_FULL:
                     raise
-                raise InputError(f"cannot write to {self.cfg.OUTPUT_DIR}: {error.strerror}; training stopped") from error
+                raise InputError(
+                    f"cannot write to {self.cfg.OUTPUT_DIR}: {error.strerror}; training stopped"
+                ) from error
             except Exception as error:
                 if not isinstance(error, InputError):
                     logger.exception("Exception during training:")
@@ -188,7 +176,8 @@ class Trainer(DefaultTrainer):
             self.before_train()
             if self.start_iter:
                 self._repeat_after_checkpoint(self.start_iter - 1)
-            for self.iter in range(self.start_iter, self.max_iter):
+            for iteration in range(self.start_iter, self.max_iter):
+                self.iter = iteration
                 self.before_step()
                 self.run_step()
                 self.after_step()
@@ -338,16 +327,3 @@ class Trainer(DefaultTrainer):
         os.makedirs(folder, exist_ok=True)
         metrics = MetricsFile(os.path.join(folder, "metrics.json"))
         return [ProgressLine(self.max_iter), metrics, TensorboardXWriter(folder)]
-
-
-def write_metrics(cfg: CfgNode, results: dict) -> None:
-    """Write {task: {metric: value}} of each data set as JSON; a metric without value (no such objects) is null."""
-    by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
-    for name, tasks in by_dataset.items():
-        plain = {
-            task: {metric: None if math.isnan(value) else float(value) for metric, value in metrics.items()}
-            for task, metrics in tasks.items()
-        }
-        path = os.path.join(cfg.OUTPUT_DIR, "inference", name, "metrics.json")
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_whole(path, lambda file, text=json.dumps(plain, indent=2): file.write(text.encode()))

@@ -1,6 +1,6 @@
 """Experiments on interrupted training: kill it, continue it, and compare with a run that was left alone, bit for bit.
 
-    python -m tests.reliability.kills --count 50 --seed 0
+python -m tests.reliability.kills --count 50 --seed 0
 """
 
 import argparse
@@ -186,7 +186,9 @@ def _remove(output: Path) -> None:
 def differing(expected: Path, actual: Path) -> list[str]:
     """What of two finished runs in these folders is not bit for bit the same."""
     names = {file.name for folder in (expected, actual) for file in folder.glob("*.pth*")}
-    differences = [name for name in sorted(names) if not _same(_checkpoint(expected / name), _checkpoint(actual / name))]
+    differences = [
+        name for name in sorted(names) if not _same(_checkpoint(expected / name), _checkpoint(actual / name))
+    ]
     if _metrics(expected) != _metrics(actual):
         differences.append("metrics.json")
     for name in ("metrics.json", "coco_instances_results.json"):

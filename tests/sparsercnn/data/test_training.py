@@ -38,7 +38,12 @@ def broken(record):
 
 def batches(mapper=drawn, workers=0, start=0, seed=5, groups=None, count=8, skip=False, size=4):
     loader = TrainingBatches(
-        RECORDS, mapper, lambda seed: order.shuffled(len(RECORDS)), size, groups=groups, num_workers=workers,
+        RECORDS,
+        mapper,
+        lambda seed: order.shuffled(len(RECORDS)),
+        size,
+        groups=groups,
+        num_workers=workers,
         skip_bad_images=skip,
     )
     loader.seed, loader.start = seed, start

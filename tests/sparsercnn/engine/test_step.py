@@ -102,7 +102,9 @@ def test_gradients_that_overflow_in_float16_skip_the_step():
 
 def test_float16_gives_up_when_no_scale_of_the_loss_helps():
     model = Detector()
-    step = TrainStep(model, [[IMAGES[3]]] * 100, torch.optim.AdamW(model.parameters(), 0.1, fused=True), precision=torch.float16)
+    step = TrainStep(
+        model, [[IMAGES[3]]] * 100, torch.optim.AdamW(model.parameters(), 0.1, fused=True), precision=torch.float16
+    )
     model.layer.weight.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
     with EventStorage(), pytest.raises(NotFiniteError, match="gradient in float16, however"):
         for step.iter in range(100):
