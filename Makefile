@@ -24,7 +24,7 @@ help:
 
 demo: $(INSTALLED)
 	$(PYTHON) datasets/prepare_shapes.py
-	$(PYTHON) train_net.py --config-file configs/quickstart.yaml OUTPUT_DIR $(DEMO)
+	$(PYTHON) train_net.py --config-file configs/quickstart.yaml --overwrite OUTPUT_DIR $(DEMO)
 	@$(PYTHON) tools/plot_training.py $(DEMO)
 	@$(PYTHON) tools/contact_sheet.py $(DEMO)
 	@echo

@@ -61,6 +61,10 @@ def add_keys(cfg: CfgNode) -> None:
     # Data sets of one's own: [name, annotation file in COCO format, image folder] each.
     cfg.DATASETS.COCO_JSON = []
 
+    # At a training image that cannot be read "stop", with a checkpoint, or "skip" it: the next one of the data set
+    # stands in for it, the log names it, and `replaced_images` in metrics.json counts such samples.
+    cfg.DATALOADER.BAD_IMAGES = "stop"
+
     # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for
     # rounding.
     cfg.TEST.PREPARE = True
@@ -97,6 +101,8 @@ def add_keys(cfg: CfgNode) -> None:
     # Evaluate, and leave in checkpoints, an average of the weights over about 1 / (1 - EMA_DECAY) iterations; 0 for
     # none. See `sparsercnn/engine/ema.py`.
     cfg.SOLVER.EMA_DECAY = 0.0
+    # Steps whose losses or gradient are not finite that a run may leave out before such a step ends it.
+    cfg.SOLVER.MAX_SKIPPED_STEPS = 0
     # Of SOLVER.AMP: "float16", "bfloat16", or "auto": bfloat16 where the processor or the GPU multiplies it fastest (on
     # CPUs: with AMX), else full precision, on GPUs without bfloat16 float16.
     cfg.SOLVER.AMP.PRECISION = "float16"

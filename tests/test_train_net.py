@@ -60,7 +60,7 @@ def tiny(tmp_path_factory):
 def loggers():
     """`default_setup` takes the logs over; give them back to pytest."""
     yield
-    for name in ("detectron2", "fvcore"):
+    for name in ("detectron2", "fvcore", "sparsercnn"):
         logging.getLogger(name).propagate = True
         logging.getLogger(name).handlers.clear()
 
@@ -238,8 +238,13 @@ def test_an_image_that_breaks_during_training_is_named_and_what_was_learned_is_s
     assert set(steps) == {4}
 
 
-def test_resume_without_a_checkpoint(tiny, tmp_path, capsys):
-    assert str(tmp_path) in error_of(capsys, "OUTPUT_DIR", tmp_path, flags=["--resume"])
+def test_resume_without_a_checkpoint_starts_from_the_beginning(tiny, tmp_path):
+    assert run("SOLVER.MAX_ITER", 2, "OUTPUT_DIR", tmp_path, flags=["--resume"]) == 0
+    assert (tmp_path / "model_final.pth").is_file()
+
+
+def test_evaluation_of_a_run_without_a_checkpoint(tiny, tmp_path, capsys):
+    assert str(tmp_path) in error_of(capsys, "OUTPUT_DIR", tmp_path, flags=["--eval-only", "--resume"])
 
 
 def test_checkpoint_of_another_architecture(trained, tmp_path, capsys):

@@ -269,9 +269,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\nStopped. Continue with the same command.", file=sys.stderr)
-        return 130
+        return getattr(stop, "code", 130)
     print(f"Table, JSON and plot: {args.output}/necks.{{md,json,png}}")
     return 0
 

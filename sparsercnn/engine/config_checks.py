@@ -58,16 +58,18 @@ def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False, pr
 
     Args:
         cfg: the config.
-        resume: there must be a checkpoint in `OUTPUT_DIR`; `MODEL.WEIGHTS` does not matter then.
+        resume: continue from the checkpoint in `OUTPUT_DIR`, for which `MODEL.WEIGHTS` does not matter. A training that
+            has none yet starts from the beginning; an evaluation needs one.
         eval_only: the training data need not be there.
         processes: that share the training batch.
 
     Raises:
         InputError: the first mistake.
     """
-    if resume and not resumable_checkpoints(cfg.OUTPUT_DIR):
-        raise InputError(f"--resume: there is no checkpoint in OUTPUT_DIR {cfg.OUTPUT_DIR} to resume from")
-    check_model(cfg, with_weights=not resume)
+    has_checkpoint = bool(resumable_checkpoints(cfg.OUTPUT_DIR))
+    if resume and eval_only and not has_checkpoint:
+        raise InputError(f"--resume: there is no checkpoint in OUTPUT_DIR {cfg.OUTPUT_DIR} to evaluate")
+    check_model(cfg, with_weights=not (resume and has_checkpoint))
     if not eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise InputError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {processes} processes cannot share equally; "

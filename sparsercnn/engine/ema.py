@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from detectron2.engine import DefaultTrainer, HookBase
-from detectron2.engine.hooks import EvalHook
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -48,28 +47,6 @@ class ExponentialMovingAverage(HookBase):
             torch._foreach_lerp_(average, current, 1 - decay)
         else:  # counters
             torch._foreach_copy_(average, current)
-
-
-def average_weights(trainer: DefaultTrainer, hooks: list[HookBase | None], decay: float) -> list[HookBase | None]:
-    """The hooks of a trainer, led by one that averages, and with the average evaluated instead of the weights.
-
-    Checkpoints of the trainer hold the average from now on.
-
-    Args:
-        trainer: has its model and its checkpointer.
-        hooks: from detectron2's `build_hooks`.
-        decay: see `ExponentialMovingAverage`.
-    """
-    ema = ExponentialMovingAverage(trainer.model, decay)
-    trainer.checkpointer.add_checkpointable(CHECKPOINT_KEY, ema.average)
-
-    def evaluate() -> dict:
-        results = trainer.test(trainer.cfg, ema.average.module)
-        trainer._last_eval_results = results  # type: ignore[attr-defined]  # where `DefaultTrainer.train` finds them
-        return results
-
-    period = trainer.cfg.TEST.EVAL_PERIOD
-    return [ema, *(EvalHook(period, evaluate) if isinstance(hook, EvalHook) else hook for hook in hooks)]
 
 
 def use_average(checkpoint: dict[str, Any]) -> None:

@@ -1,17 +1,17 @@
 """Optimizers: detectron2's parameter groups, a multiplier for the backbone, whole-model gradient clipping."""
 
-from typing import cast
-
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import get_default_optimizer_params
-from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 from torch.optim import Optimizer
 
 from ..errors import check_choice
+from .not_finite import GradientNotFiniteError, all_finite
 
 OPTIMIZERS = ("ADAMW", "SGD")
+CLIP_TYPES = ("full_model", "value", "norm")
+"""What `SOLVER.CLIP_GRADIENTS.CLIP_TYPE` may say."""
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
@@ -26,11 +26,16 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     whenever the optimizer steps; the other types are detectron2's, which clip each parameter by itself. A gradient
     scaler must have unscaled the gradients before the step, as `TrainStep` does.
 
+    The optimizer's `step` raises `GradientNotFiniteError`, before it changes a parameter, if a gradient is infinite or
+    not a number.
+
     Raises:
-        InputError: `SOLVER.OPTIMIZER` is unknown.
+        InputError: `SOLVER.OPTIMIZER` or the type of clipping is unknown.
     """
     solver = cfg.SOLVER
     check_choice("SOLVER.OPTIMIZER", solver.OPTIMIZER, OPTIMIZERS)
+    if solver.CLIP_GRADIENTS.ENABLED:
+        check_choice("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", solver.CLIP_GRADIENTS.CLIP_TYPE, CLIP_TYPES)
     groups = get_default_optimizer_params(
         model,
         base_lr=solver.BASE_LR,
@@ -53,17 +58,27 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
             weight_decay=solver.WEIGHT_DECAY,
             foreach=True,
         )
-
-    clip = solver.CLIP_GRADIENTS
-    if clip.ENABLED and clip.CLIP_TYPE == "full_model":
-        _clip_before_step(optimizer, clip.CLIP_VALUE, clip.NORM_TYPE)
-        return optimizer
-    return cast(Optimizer, maybe_add_gradient_clipping(cfg, optimizer))  # given a class it returns a class
+    _check_and_clip_before_step(optimizer, solver.CLIP_GRADIENTS)
+    return optimizer
 
 
-def _clip_before_step(optimizer: Optimizer, max_norm: float, norm_type: float) -> None:
-    def clip(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
+def _check_and_clip_before_step(optimizer: Optimizer, clip: CfgNode) -> None:
+    kind = clip.CLIP_TYPE if clip.ENABLED else None
 
-    optimizer.register_step_pre_hook(clip)
+    def before_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if kind == "full_model":
+            # The norm that clipping needs tells whether all gradients are finite: no time of its own.
+            finite = bool(nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE).isfinite())
+        else:
+            finite = all_finite(p.grad for p in parameters)
+        # A gradient scaler tells fused optimizers by this attribute to do nothing where float16 overflowed.
+        if not finite and getattr(optimizer, "found_inf", None) is None:
+            raise GradientNotFiniteError("a gradient is not finite")
+        if kind == "value":
+            nn.utils.clip_grad_value_(parameters, clip.CLIP_VALUE)
+        if kind == "norm":
+            for parameter in parameters:
+                nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
+
+    optimizer.register_step_pre_hook(before_step)

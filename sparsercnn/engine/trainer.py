@@ -1,8 +1,7 @@
 """`Trainer`: detectron2's default trainer with the parts that Sparse R-CNN replaces."""
 
-import json
+import errno
 import logging
-import math
 import os
 import weakref
 from collections import OrderedDict
@@ -10,43 +9,69 @@ from collections.abc import Iterable
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.engine.defaults import create_ddp_model
-from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator, verify_results
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..data import SparseRCNNDatasetMapper
+from ..data.training import TrainingBatches, build_training_batches
 from ..errors import InputError
+from ..evaluation.metrics_file import write_metrics
 from ..evaluation.proposals import COCOAndProposalEvaluator
 from ..evaluation.stages import with_stages
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
-from ..files import CannotWriteError, write_whole
+from ..randomness import Purpose, seed_generators
 from .build import amp_precision, build_inference_model, build_model, prepare_for_training
 from .checkpoint import SparseRCNNCheckpointer
 from .checkpoint_metadata import run_metadata
-from .ema import average_weights
-from .interrupt import StopAtInterrupt
+from .ema import CHECKPOINT_KEY, ExponentialMovingAverage
+from .events import MetricsFile, RunEvents, WriteEvents
+from .failed_step import FailedSteps
+from .interrupt import Stopped, StopSignals
+from .not_finite import NotFiniteError
 from .optimizer import build_optimizer
 from .optimizer_state import fit_groups
+from .precise_bn import PreciseBatchNorm
 from .progress import ProgressLine
+from .saving import SaveBest, SaveCheckpoints
 from .schedule import build_lr_scheduler
 from .step import TrainStep
 
+# What detectron2 logs a failed training to.
 TRAIN_LOOP_LOGGER = "detectron2.engine.train_loop"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Trainer(DefaultTrainer):
     """Trains and evaluates what `cfg` describes, as detectron2's `DefaultTrainer` does, on the CPU too.
 
-    Differences: the optimizer, schedule, step and checkpointer of this package; an interrupt (Ctrl-C) finishes the
-    iteration and saves a checkpoint; evaluation runs on a prepared copy of the model.
+    A run that is interrupted at any moment and continued ends as one that was not, bit for bit: weights, optimizer,
+    metrics and best score. For that, what is random follows from the seed of the run and the iteration; a checkpoint
+    holds all state (that of the hooks and of whatever is among the checkpointables of `checkpointer`); and what follows
+    a checkpoint in its iteration, the evaluation above all, is done again. It holds on the CPU with the same number of
+    threads, on a GPU with deterministic algorithms, and for one or two processes. With more, gradients are summed in an
+    order that depends on how long the processes have been running, so that the first step after an interruption may
+    round differently; another number of processes keeps the samples of each iteration, and sums in another order too.
+
+    Other differences to `DefaultTrainer`: the optimizer, schedule, step and checkpointer of this package; settings are
+    always those of the config, state is that of the checkpoint; signals that ask to stop finish the iteration and save;
+    numbers that are not finite end the training before they do harm; evaluation runs on a prepared copy of the model.
+
+    Attributes:
+        seed: `SEED` of the config, or one drawn for the run and kept in its checkpoints.
+        evaluated: what evaluation looks at: the model, or the average of its weights.
     """
+
+    _trainer: TrainStep
+    storage: RunEvents
 
     def __init__(self, cfg: CfgNode):
         # Not DefaultTrainer's: it can neither distribute a model on CPUs nor take another step or checkpointer.
@@ -59,8 +84,10 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        loader = self.build_train_loader(cfg)
-        self._trainer = TrainStep(model, loader, optimizer, cfg.SOLVER.ACCUMULATE, amp_precision(cfg))
+        self.batches = self.build_train_loader(cfg)
+        self.signals = StopSignals()
+        step_options = cfg.SOLVER.ACCUMULATE, amp_precision(cfg), self.signals
+        self._trainer = TrainStep(model, self.batches, optimizer, *step_options)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         kept, metadata = cfg.SOLVER.CHECKPOINTS_KEPT, run_metadata(cfg)
         self.checkpointer = SparseRCNNCheckpointer(
@@ -69,28 +96,160 @@ class Trainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
-        self.register_hooks([*self.build_hooks(), StopAtInterrupt()])
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self.storage = RunEvents()
+        self.failed_steps = FailedSteps(cfg)
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Timing, averaging, learning rate, precise batch norm; checkpoints; evaluation, best checkpoint and writing.
+
+        A hook that changes the state of the training belongs before `SaveCheckpoints`. One that only looks at it comes
+        after.
+        """
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # workers for precise batch norm alone would hold memory all the time
+        precise_bn = None
+        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
+            loader = self.build_train_loader(cfg)
+            precise_bn = PreciseBatchNorm(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
+        averaging = None
+        if cfg.SOLVER.EMA_DECAY:
+            averaging = ExponentialMovingAverage(self.model, cfg.SOLVER.EMA_DECAY)
+            self.checkpointer.add_checkpointable(CHECKPOINT_KEY, averaging.average)
+        self.evaluated = averaging.average.module if averaging else self.model
+        self.checkpoints = SaveCheckpoints(cfg.SOLVER.CHECKPOINT_PERIOD, self.signals)
+        after_checkpoints: list[HookBase] = [hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)]
+        if cfg.TEST.EVAL_PERIOD and cfg.DATASETS.TEST:
+            metric = "bbox/AP" if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/bbox/AP"
+            after_checkpoints.append(SaveBest(cfg.TEST.EVAL_PERIOD, metric, self.checkpoints))
+        if comm.is_main_process():
+            after_checkpoints.append(WriteEvents(self.build_writers()))
+        self._after_checkpoints = after_checkpoints
+        changing = [hooks.IterationTimer(), averaging, hooks.LRScheduler(), precise_bn]
+        return [*changing, self.checkpoints, *after_checkpoints]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue from the last checkpoint in `OUTPUT_DIR` if `resume` and there is one, else load `MODEL.WEIGHTS`.
+
+        Raises:
+            InputError: the checkpoint has more iterations than `SOLVER.MAX_ITER`, or cannot be loaded.
+        """
+        self.iter = -1
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        # `load_state_dict` sets the iteration of the checkpoint.
+        self.start_iter = self.iter + 1
+        if self.start_iter > self.max_iter:
+            raise InputError(
+                f"the run has {self.start_iter} iterations already, more than SOLVER.MAX_ITER {self.max_iter}; "
+                "evaluate it with --eval-only"
+            )
+        if self.start_iter == self.max_iter:
+            logging.getLogger(__name__).info(f"All {self.max_iter} iterations are done; what is left is the evaluation")
 
     def train(self) -> OrderedDict | None:  # type: ignore[override]  # the arguments of DefaultTrainer's
         """Train from `start_iter` to `max_iter`.
 
+        Returns:
+            The results of the last evaluation, if the config expects some.
+
         Raises:
-            InputError: an image cannot be used: the iterations before it are saved in a checkpoint. Or a file cannot be
-                written: the checkpoints before it are whole.
+            InputError: an image cannot be used (the iterations before it are saved in a checkpoint), a number is not
+                finite, or a file cannot be written (the checkpoints before it are whole).
+            Stopped: a signal asked to stop. The state after the last complete iteration is saved.
         """
-        logging.getLogger(TRAIN_LOOP_LOGGER).addFilter(_is_no_mistake)
+        self._trainer.seed = self.batches.seed = self.seed
+        self.batches.start = self.start_iter * self.cfg.SOLVER.ACCUMULATE
+        self.failed = False
+        logger = logging.getLogger(TRAIN_LOOP_LOGGER)
+        logger.info(f"Starting training from iteration {self.start_iter}")
+        with self.storage, self.signals:
+            try:
+                self._run()
+            except FloatingPointError as error:
+                raise InputError(str(error)) from error
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                raise InputError(
+                    f"cannot write to {self.cfg.OUTPUT_DIR}: {error.strerror}; training stopped"
+                ) from error
+            except Exception as error:
+                if not isinstance(error, InputError):
+                    logger.exception("Exception during training:")
+                raise
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(self.cfg, self._last_eval_results)
+            return self._last_eval_results
+        return None
+
+    def _run(self) -> None:
         try:
-            return super().train()
-        except CannotWriteError:
+            self.before_train()
+            if self.start_iter:
+                self._repeat_after_checkpoint(self.start_iter - 1)
+            for iteration in range(self.start_iter, self.max_iter):
+                self.iter = iteration
+                self.before_step()
+                self.run_step()
+                self.after_step()
+            # Tells `after_train` that training came to its end.
+            self.iter = self.max_iter
+        except BaseException:
+            self.failed = True
             raise
+        finally:
+            self.after_train()
+
+    def _repeat_after_checkpoint(self, iteration: int) -> None:
+        """What the run that saved a checkpoint after this iteration did next, and may not have come to the end of."""
+        self.iter = self.storage.iter = iteration
+        for hook in self._after_checkpoints:
+            hook.after_step()
+
+    def run_step(self) -> None:
+        self._trainer.iter = self.iter
+        try:
+            self._trainer.run_step()
+        except NotFiniteError as error:
+            self.failed_steps.handle(error, self._trainer)
         except InputError:
-            if self.iter > self.start_iter:
-                self.iter -= 1  # the last that is complete
-                self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+            self.iter -= 1  # the last that is complete
+            self.checkpoints.save_unless_saved()
             raise
+
+    def _evaluate(self) -> OrderedDict | None:
+        """Evaluate the model, unless training failed; a signal stops it at once.
+
+        Raises:
+            Stopped: a signal came. The state after the last complete iteration is saved.
+        """
+        if self.failed:
+            return None
+        seed_generators(self.seed, Purpose.EVALUATION, self.iter, comm.get_rank())
+        try:
+            with self.signals.act_at_once():
+                self._last_eval_results = self.test(self.cfg, self.evaluated)
+        except Stopped:
+            self.checkpoints.save_unless_saved()
+            raise
+        return self._last_eval_results
+
+    def state_dict(self) -> dict:
+        """The whole state after the last complete iteration, of plain values and tensors."""
+        return {
+            **super().state_dict(),
+            "iteration": min(self.iter, self.max_iter - 1),
+            "seed": self.seed,
+            "events": self.storage.state_dict(),
+            "skipped_steps": self.failed_steps.skipped,
+        }
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Continue from a checkpoint's training state, be it ours or the published code's.
+
+        Settings stay those of the config: learning rates, weight decay, and the seed unless it is -1.
 
         Args:
             state_dict: as `state_dict` of this class or of detectron2's `DefaultTrainer` returns it.
@@ -100,13 +259,21 @@ class Trainer(DefaultTrainer):
         """
         trainable = {name: p for name, p in self.checkpointer.model.named_parameters() if p.requires_grad}
         in_file = [trainable[name] for name in self.checkpointer.names_in_file if name in trainable]
-        super().load_state_dict(fit_groups(state_dict, in_file, self._trainer.optimizer))
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        base_lrs = self.scheduler.base_lrs
+        super().load_state_dict(fit_groups(state_dict, in_file, self.optimizer))
+        self.scheduler.base_lrs = base_lrs
+        for group, setting, rate in zip(self.optimizer.param_groups, settings, self.scheduler.get_lr(), strict=True):
+            group.update(setting, lr=rate)
+        # The rest is not in those of other programs.
+        if self.cfg.SEED < 0:
+            self.seed = state_dict.get("seed", self.seed)
+        self.storage.load_state_dict(state_dict.get("events", {}))
+        self.failed_steps.skipped = state_dict.get("skipped_steps", 0)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        model = build_model(cfg)
-        logging.getLogger(__name__).info(f"Model:\n{model}")
-        return model
+        return build_model(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -117,10 +284,8 @@ class Trainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
-        mapper = SparseRCNNDatasetMapper(cfg, is_train=True)
-        # Only from page-locked memory can a GPU fetch images while it computes.
-        return build_detection_train_loader(cfg, mapper=mapper, pin_memory=cfg.MODEL.DEVICE.startswith("cuda"))
+    def build_train_loader(cls, cfg: CfgNode) -> TrainingBatches:
+        return build_training_batches(cfg, SparseRCNNDatasetMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
@@ -174,31 +339,8 @@ class Trainer(DefaultTrainer):
             write_metrics(cfg, results)
         return results
 
-    def build_hooks(self) -> list[HookBase | None]:
-        hooks = super().build_hooks()
-        return average_weights(self, hooks, self.cfg.SOLVER.EMA_DECAY) if self.cfg.SOLVER.EMA_DECAY else hooks
-
     def build_writers(self) -> list[EventWriter]:
         folder = self.cfg.OUTPUT_DIR
         os.makedirs(folder, exist_ok=True)
-        json_writer = JSONWriter(os.path.join(folder, "metrics.json"))
-        return [ProgressLine(self.max_iter), json_writer, TensorboardXWriter(folder)]
-
-
-def _is_no_mistake(record: logging.LogRecord) -> bool:
-    """Keeps the traceback of a user's mistake out of the log."""
-    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
-
-
-def write_metrics(cfg: CfgNode, results: dict) -> None:
-    """Write {task: {metric: value}} of each data set as JSON; a metric without value (no such objects) is null."""
-    by_dataset = {cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results
-    for name, tasks in by_dataset.items():
-        plain = {
-            task: {metric: None if math.isnan(value) else float(value) for metric, value in metrics.items()}
-            for task, metrics in tasks.items()
-        }
-        path = os.path.join(cfg.OUTPUT_DIR, "inference", name, "metrics.json")
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        content = json.dumps(plain, indent=2).encode()
-        write_whole(path, lambda file, content=content: file.write(content))
+        metrics = MetricsFile(os.path.join(folder, "metrics.json"))
+        return [ProgressLine(self.max_iter), metrics, TensorboardXWriter(folder)]

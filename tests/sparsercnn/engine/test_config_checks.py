@@ -94,7 +94,7 @@ def test_missing_weights(cfg):
         check_config(cfg)
 
 
-def test_resume_without_a_checkpoint(cfg, tmp_path):
+def test_an_evaluation_of_a_run_needs_its_checkpoint(cfg, tmp_path):
     cfg.OUTPUT_DIR = str(tmp_path)
     with pytest.raises(InputError, match=f"--resume.*{tmp_path}"):
-        check_config(cfg, resume=True)
+        check_config(cfg, resume=True, eval_only=True)

@@ -1,13 +1,11 @@
 """Averaged weights: what they are, who gets them, and that a training goes on with its own."""
 
 import torch
-from detectron2.engine.hooks import EvalHook
 from torch import nn
 from torch.testing import assert_close
 
-from sparsercnn import load_config
 from sparsercnn.engine import SparseRCNNCheckpointer
-from sparsercnn.engine.ema import ExponentialMovingAverage, average_weights
+from sparsercnn.engine.ema import CHECKPOINT_KEY, ExponentialMovingAverage
 
 
 def model_at(value):
@@ -42,19 +40,20 @@ def test_a_long_average_starts_short():
     assert_close(ema.average.module[0].weight.item(), 1 * 2 / 11 + 2 * 9 / 11)
 
 
-class Trainer:
-    def __init__(self, model, folder):
-        self.model, self.cfg = model, load_config()
-        self.checkpointer = SparseRCNNCheckpointer(model, str(folder))
+def averaged(model, folder):
+    """A checkpointer that knows of the average, and the hook that averages."""
+    ema, checkpointer = ExponentialMovingAverage(model, 0.5), SparseRCNNCheckpointer(model, str(folder))
+    checkpointer.add_checkpointable(CHECKPOINT_KEY, ema.average)
+    return checkpointer, ema
 
 
 def test_who_loads_the_average_and_who_the_weights(tmp_path):
-    trainer = Trainer(model_at(1.0), tmp_path)
-    (ema,) = average_weights(trainer, [], 0.5)
+    model = model_at(1.0)
+    checkpointer, ema = averaged(model, tmp_path)
     ema.after_step()
-    nn.init.constant_(trainer.model[0].weight, 2.0)
+    nn.init.constant_(model[0].weight, 2.0)
     ema.after_step()
-    trainer.checkpointer.save("model")
+    checkpointer.save("model")
     average = ema.average.module[0].weight.item()
     assert 1 < average < 2
 
@@ -62,20 +61,11 @@ def test_who_loads_the_average_and_who_the_weights(tmp_path):
     SparseRCNNCheckpointer(user).load(str(tmp_path / "model.pth"))
     assert user[0].weight.item() == average
 
-    resumed = Trainer(model_at(0.0), tmp_path)
-    (other,) = average_weights(resumed, [], 0.5)
-    resumed.checkpointer.resume_or_load("", resume=True)
-    assert resumed.model[0].weight.item() == 2
+    resumed = model_at(0.0)
+    checkpointer, other = averaged(resumed, tmp_path)
+    checkpointer.resume_or_load("", resume=True)
+    assert resumed[0].weight.item() == 2
     for step in (ema, other):
         step.after_step()
     assert torch.equal(other.average.module[0].weight, ema.average.module[0].weight)
     assert other.average.n_averaged == ema.average.n_averaged
-
-
-def test_the_average_is_evaluated(tmp_path):
-    trainer = Trainer(model_at(1.0), tmp_path)
-    tested = []
-    trainer.test = lambda cfg, model: tested.append(model) or {}
-    ema, evaluation = average_weights(trainer, [EvalHook(0, dict)], 0.9)
-    evaluation._func()
-    assert tested == [ema.average.module]
