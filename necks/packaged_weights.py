@@ -2,8 +2,8 @@
 
 import importlib
 
-import torch
 import timm
+import torch
 from torch import Tensor
 
 from .errors import choose
