@@ -1,9 +1,10 @@
 """`shapes`: generated scenes of circles, rectangles and triangles in COCO format, for those without data at hand.
 
 There are two kinds: `shapes` for a first training in minutes, `shapes_scales` with objects of very different sizes.
-Every image is a function of (kind, seed, split, index) alone. Randomness is the raw output of a counter-based
-generator (Philox, whose stream numpy promises to keep) and all geometry is integer arithmetic on a grid of quarter
-pixels, so two machines make the same annotations and the same pixels.
+
+Every image is a function of (kind, seed, split, index) alone. Randomness is the raw output of a counter-based generator
+(Philox, whose stream numpy promises to keep) and all geometry is integer arithmetic on a grid of quarter pixels, so two
+machines make the same annotations and the same pixels.
 """
 
 from __future__ import annotations
