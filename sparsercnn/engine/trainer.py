@@ -1,6 +1,5 @@
 """`Trainer`: detectron2's default trainer with the parts that Sparse R-CNN replaces."""
 
-import json
 import logging
 import math
 import os
@@ -26,7 +25,7 @@ from ..errors import InputError
 from ..evaluation.proposals import COCOAndProposalEvaluator
 from ..evaluation.stages import with_stages
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
-from ..files import CannotWriteError, write_whole
+from ..files import CannotWriteError, write_json
 from .build import amp_precision, build_inference_model, build_model, prepare_for_training
 from .checkpoint import SparseRCNNCheckpointer
 from .checkpoint_metadata import run_metadata
@@ -200,5 +199,4 @@ def write_metrics(cfg: CfgNode, results: dict) -> None:
         }
         path = os.path.join(cfg.OUTPUT_DIR, "inference", name, "metrics.json")
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        content = json.dumps(plain, indent=2).encode()
-        write_whole(path, lambda file, content=content: file.write(content))
+        write_json(path, plain)
