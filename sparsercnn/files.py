@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, so that a kill or a full disk leaves the previous ones as they were."""
 
 import contextlib
+import json
 import os
 from collections.abc import Callable
 from typing import BinaryIO
@@ -42,6 +43,16 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
             raise
         raise CannotWriteError(f"cannot write {path}: {refusal.strerror or refusal}") from error
     _sync_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def write_json(path: str | os.PathLike[str], content: object) -> None:
+    """Write plain values as JSON, to be read by people too, as `write_whole` does.
+
+    Raises:
+        CannotWriteError: the file system refused.
+    """
+    text = json.dumps(content, indent=2)
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def _refusal(error: BaseException | None) -> OSError | None:

@@ -19,7 +19,7 @@ from .data.images import read_image
 from .detections import Detections
 from .engine import SparseRCNNCheckpointer, build_inference_model, build_model
 from .engine.checkpoint_files import read_tensors
-from .engine.checkpoint_metadata import METADATA
+from .engine.checkpoint_metadata import checked_metadata
 from .errors import InputError
 from .modeling.detector import SparseRCNN
 from .visualization.stages import predict_stages
@@ -112,9 +112,8 @@ class Detector:
         Raises:
             InputError: the file cannot be read, or says nothing of its config, as published checkpoints.
         """
-        content = read_tensors(str(path))
-        metadata = content.get(METADATA) if isinstance(content, dict) else None
-        if not isinstance(metadata, dict) or "config" not in metadata:
+        metadata = checked_metadata(read_tensors(str(path)), str(path)) or {}
+        if not metadata.get("config"):
             raise InputError(f"{path} does not hold its config: use Detector.from_config(FILE, weights={str(path)!r})")
         options = ["MODEL.WEIGHTS", str(path), *(["MODEL.DEVICE", device] if device else [])]
         with tempfile.TemporaryDirectory() as folder:

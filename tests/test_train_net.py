@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
@@ -87,6 +88,14 @@ def test_training_leaves_everything_a_user_looks_for(trained):
     assert {"total_loss", "lr", "loss_ce", "loss_bbox", "loss_giou", "loss_giou_0", "bbox/AP"} <= logged
     assert (trained / "inference" / "tiny" / "coco_instances_results.json").is_file()
     assert {"AP", "AP50", "APs", "AP-circle"} <= read_results(trained)["bbox"].keys()
+
+
+def test_a_checkpoint_says_what_it_is(trained):
+    metadata = torch.load(trained / "model_final.pth", weights_only=True)["metadata"]
+    assert metadata["class_names"] == ["circle", "square", "triangle"]
+    assert metadata["versions"]["torch"] == torch.__version__ and metadata["score_threshold"] is None
+    (trained / "again.yaml").write_text(metadata["config"])
+    assert yaml.safe_load(load_config(trained / "again.yaml").dump()) == yaml.safe_load(metadata["config"])
 
 
 def test_progress_is_a_short_line(trained):

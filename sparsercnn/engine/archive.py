@@ -89,7 +89,7 @@ def read_archive(file: BinaryIO, size: int) -> Any:
         if name in contents:
             raise DamagedError("two of its records have one name")
         contents[name] = content = _content(source, record)
-        if not seal and has_checksums and zlib.crc32(content.numpy()) != record.CRC:
+        if not seal and has_checksums and zlib.crc32(content.numpy().data) != record.CRC:
             raise DamagedError("a checksum does not match its content")
     source.skip_to(size - len(seal) - 2)
     digest.update(b"\0\0")  # the comment was of no length

@@ -60,7 +60,7 @@ class ByteSource:
         Raises:
             DamagedError: there are fewer than N.
         """
-        view = memoryview(content.numpy())
+        view = content.numpy().data
         if len(view) > self.left or self.file.readinto(view) != len(view):  # type: ignore[attr-defined]
             raise DamagedError("it ends too early")
         self._note(view)

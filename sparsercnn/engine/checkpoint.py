@@ -109,7 +109,7 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
         return next(iter(resumable_checkpoints(self.save_dir)), "")
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Load all from the newest checkpoint in the folder that is whole, or, without any there, the model from `path`.
+        """Load all from the newest whole checkpoint in the folder or, without any there, the model from `path`.
 
         Partial files of a run that was killed while it wrote them are removed if this checkpointer has a training's
         state to save.
@@ -169,9 +169,10 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
         if queries:
             raise InputError(f"{filename}: the query may be matching_heuristics=True, not {', '.join(queries)}")
         checkpoint = from_old_layout(as_checkpoint(read_tensors(filename), filename, match_endings))
-        if not checkpoint.keys() >= set(self._wanted):
+        if missing := [name for name in self._wanted if name not in checkpoint]:
             raise InputError(
-                f"{filename} holds a model, but no state of a training to resume; start from it with MODEL.WEIGHTS"
+                f"{filename} holds a model, but no state of a training to resume (it lacks {', '.join(missing)}); "
+                "start from it with MODEL.WEIGHTS"
             )
         if "trainer" in self._wanted:
             try:

@@ -69,8 +69,8 @@ def read_tensors(path: str) -> Any:
         raise UnusableFileError(f"{path} does not fit into memory") from error
     except ForeignObjectError as error:
         raise UnusableFileError(
-            f"{path} holds Python objects besides tensors ({_one_line(error)}); loading it could run any code, so it is "
-            "refused. Save its state dict alone and load that"
+            f"{path} holds Python objects besides tensors ({_one_line(error)}); loading it could run any code, so it "
+            "is refused. Save its state dict alone and load that"
         ) from error
     except Exception as error:  # what goes wrong in damaged bytes cannot be listed
         reason = f": {_one_line(error)}" if isinstance(error, DamagedError) else ""

@@ -126,7 +126,7 @@ def checked_key(key: Any) -> Any:
 @functools.cache
 def known_names() -> dict[str, Any]:
     """What "module name" in a pickle stands for: a `Function`, or a value."""
-    functions = {
+    functions: dict[str, Callable[..., Any]] = {
         "collections OrderedDict": _ordered_dict,
         "collections Counter": _counter,
         "_codecs encode": _encode,
@@ -209,10 +209,10 @@ def _tensor(
     if max(numel, end) > len(storage.content) // dtype.itemsize:
         raise DamagedError("a tensor reaches beyond its storage")
     empty = torch.empty(0, dtype=dtype)
-    return empty.set_(storage.content.untyped_storage(), offset, sizes, strides)  # type: ignore[call-overload]
+    return empty.set_(storage.content.untyped_storage(), offset, sizes, strides)
 
 
-def check_dimensions(sizes: tuple) -> None:
+def check_dimensions(sizes: tuple | list) -> None:
     """Raise `DamagedError` if a shape has more dimensions than any tensor."""
     if len(of_type(sizes, tuple, list, torch.Size)) > MAX_DIMENSIONS:
         raise DamagedError(f"it has something of {len(sizes)} dimensions")
@@ -271,7 +271,7 @@ def fill_array(
         DamagedError: the content is not as large as the array.
     """
     dtype, content = _layout(budget, kind, shape, content)
-    target.__setstate__((1, shape, dtype, bool(fortran), content))
+    target.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
 
 
 def _array_of_buffer(budget: Budget, content: Any, kind: ArrayType, shape: tuple, order: str) -> np.ndarray:

@@ -1,12 +1,11 @@
 """The file of an evaluation's results."""
 
-import json
 import math
 import os
 
 from detectron2.config import CfgNode
 
-from ..files import write_whole
+from ..files import write_json
 
 
 def write_metrics(cfg: CfgNode, results: dict) -> None:
@@ -23,7 +22,6 @@ def write_metrics(cfg: CfgNode, results: dict) -> None:
             task: {metric: None if math.isnan(value) else float(value) for metric, value in metrics.items()}
             for task, metrics in tasks.items()
         }
-        content = json.dumps(plain, indent=2).encode()
         path = os.path.join(cfg.OUTPUT_DIR, "inference", name, "metrics.json")
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_whole(path, lambda file: file.write(content))  # noqa: B023  # called before the loop goes on
+        write_json(path, plain)

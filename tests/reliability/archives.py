@@ -28,15 +28,7 @@ MEMORY_LIMIT = 1 << 30
 ADDRESS_SPACE = 8 << 30
 SECONDS = 60
 # What Python announces when something is run or written that no loading of a file has to do with.
-DEEDS = (
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.mkdir",
-    "subprocess.Popen",
-    "socket.connect",
-    "pickle.find_class",
-)
+DEEDS = "os.system os.exec os.posix_spawn os.mkdir subprocess.Popen socket.connect pickle.find_class".split()
 
 
 def run(count: int, seed: int, folder: Path) -> dict[str, int]:

@@ -69,10 +69,15 @@ def run(count: int, seed: int, folder: Path) -> dict[str, int]:
         how many "files" there were, and how many were "loaded_as_good", ended in "traces", and let resuming find the
         previous checkpoint, bit for bit ("fallback_found").
     """
-    logging.getLogger("fvcore.common.checkpoint").setLevel(logging.ERROR)
-    logging.getLogger("detectron2").setLevel(logging.ERROR)
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
+    logging.disable(logging.WARNING)
+    try:
+        return _run(count, random.Random(seed), folder)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _run(count: int, rng: random.Random, folder: Path) -> dict[str, int]:
+    torch.manual_seed(0)
     wholes = {kind: _write_whole(kind, folder / kind) for kind in KINDS}
     counts: Counter[str] = Counter(files=count, loaded_as_good=0, traces=0, fallback_found=0)
     for i in range(count):
@@ -117,11 +122,11 @@ def _state(training: Training) -> dict:
 
 def _damaged(content: bytes, rng: random.Random) -> bytes:
     """The content after one accident, which changed it."""
-    while (
-        changed := rng.choice([_flipped, _flipped, _cut, _zeroed, _overwritten])(bytearray(content), rng)
-    ) == content:
-        pass
-    return bytes(changed)
+    changed = content
+    while changed == content:
+        accident = rng.choice([_flipped, _flipped, _cut, _zeroed, _overwritten])
+        changed = bytes(accident(bytearray(content), rng))
+    return changed
 
 
 def _flipped(content: bytearray, rng: random.Random) -> bytearray:

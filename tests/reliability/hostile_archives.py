@@ -1,4 +1,4 @@
-"""Files of tensors that must be refused for how they are packed: archives, old files, safetensors, and what is neither."""
+"""Files of tensors that must be refused for how they are packed: archives, old files, safetensors and others."""
 
 import io
 import json

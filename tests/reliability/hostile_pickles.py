@@ -102,7 +102,7 @@ def new_object_with_keywords(evidence: Path) -> bytes:
 def extension_code(evidence: Path) -> bytes:
     copyreg.add_extension("subprocess", "Popen", 240)
     try:
-        return PROTOCOL + b"\x82\xf0" + text(shell(evidence)) + b"\x85R."
+        return pickle.dumps(Call(subprocess.Popen, ["touch", str(evidence)]), protocol=2)
     finally:
         copyreg.remove_extension("subprocess", "Popen", 240)
 
@@ -155,7 +155,7 @@ def persistent_id_of_a_number(evidence: Path) -> bytes:
 @hostile
 def array_of_objects(evidence: Path) -> bytes:
     array = np.empty(1, dtype=object)
-    array[0] = Call(subprocess.run, shell(evidence))
+    array[0] = Call(subprocess.run, ["touch", str(evidence)])
     return pickle.dumps({"model": {"weight": array}})
 
 

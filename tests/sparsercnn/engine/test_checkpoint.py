@@ -141,3 +141,8 @@ def test_a_save_that_dies_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch
     assert checkpointer.get_checkpoint_file() == str(path)
     assert path.read_bytes() == before
     assert checkpointer.get_all_checkpoint_files() == [str(path)]
+
+
+def test_an_unknown_query_is_named(tmp_path):
+    with pytest.raises(InputError, match="matching_heuristics=True, not speed"):
+        load(detector(), f"{save(detector(), tmp_path)}?speed=fast&matching_heuristics=True")

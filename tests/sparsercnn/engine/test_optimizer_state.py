@@ -164,3 +164,74 @@ def test_the_layout_of_old_checkpoints(published):
     for keys in itertools.combinations(("optimizer", "scheduler", "iteration"), 2):
         part = {key: old[key] for key in keys}
         assert from_old_layout(part) is part
+
+
+def changed(state, path, value):
+    """A copy of a nested dict or list with one value changed, or removed if it is `...`."""
+    if not path:
+        return value
+    copied = copy.copy(state)
+    if len(path) == 1 and value is ...:
+        del copied[path[0]]
+    else:
+        copied[path[0]] = changed(state[path[0]], path[1:], value)
+    return copied
+
+
+OPTIMIZER = ("_trainer", "optimizer")
+SCHEDULER = ("hooks", "LRScheduler")
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ((), [None, [], "state", {}]),
+        (("iteration",), [..., None, -1, 1.5, "1", True, 10**12, torch.tensor(1)]),
+        (("_trainer",), [..., None, [], {}]),
+        (OPTIMIZER, [None, [], {}, {"state": {}}]),
+        ((*OPTIMIZER, "state"), [..., None, [1]]),
+        ((*OPTIMIZER, "state", 0), [None, 1.5]),
+        ((*OPTIMIZER, "param_groups"), [..., None, {}, [1]]),
+        ((*OPTIMIZER, "param_groups", 0, "params"), [..., None, 3]),
+        (("hooks",), [None, [1], {"LRScheduler": 1}]),
+        ((*SCHEDULER, "base_lrs"), [..., None, 0.1, [], ["0.1"] * 5, [float("nan")] * 5, [-0.1] * 5, [0.1] * 6]),
+        ((*SCHEDULER, "last_epoch"), [..., None, -1, 0.5, 10**12]),
+    ],
+)
+def test_a_state_of_other_types_is_refused(published, path, values):
+    state = trainer_state(published[1])
+    checked_training_state(state)
+    for value in values:
+        with pytest.raises(ValueError) as raised:
+            checked_training_state(changed(state, path, value))
+        assert "\n" not in str(raised.value)
+
+
+def own_state(cfg):
+    """An optimizer of ours and its state after a step."""
+    model = make_model()
+    optimizer = build_optimizer(cfg, model)
+    step(model, optimizer)
+    return optimizer, trainer_state(optimizer)
+
+
+@pytest.mark.parametrize("option", ["lr", "weight_decay", "eps", "betas"])
+@pytest.mark.parametrize("value", [..., None, "0.1", float("nan"), -1.0, torch.zeros(3), [None, 0.9]])
+def test_options_that_are_no_numbers_are_refused(cfg, option, value):
+    optimizer, state = own_state(cfg)
+    refusal(changed(state, (*OPTIMIZER, "param_groups", 0, option), value), [], optimizer)
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "step"])
+@pytest.mark.parametrize("value", [..., None, "0.1", torch.zeros(7), torch.zeros(4, 4, dtype=torch.int64), [1.0]])
+def test_moments_of_other_shapes_are_refused(cfg, name, value):
+    optimizer, state = own_state(cfg)
+    fit_groups(state, [], optimizer)
+    refusal(changed(state, (*OPTIMIZER, "state", 0, name), value), [], optimizer)
+
+
+def test_another_optimizer_of_our_own_is_refused(cfg):
+    _, state = own_state(cfg)
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    optimizer, _ = own_state(cfg)
+    assert "another optimizer" in refusal(state, [], optimizer)
