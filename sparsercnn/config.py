@@ -107,6 +107,11 @@ def add_keys(cfg: CfgNode) -> None:
     # CPUs: with AMX), else full precision, on GPUs without bfloat16 float16.
     cfg.SOLVER.AMP.PRECISION = "float16"
 
+    cfg.DISTRIBUTED = CfgNode()
+    # With several processes: seconds that one waits for another which does not get on (is stopped, hangs, is out of
+    # reach) before the run ends. An iteration and the writing of a checkpoint must take less; an evaluation need not.
+    cfg.DISTRIBUTED.TIMEOUT = 600
+
 
 def _head_and_loss() -> CfgNode:
     node = CfgNode()
