@@ -65,6 +65,34 @@ def test_boxes_follow_the_image(photo):
     assert len(sizes) > 2
 
 
+def test_scale_jitter(photo):
+    """Pictures are scaled to fit the square times a factor, and cut down to it; their boxes with them."""
+    cfg = config(INPUT__SCALE_JITTER=(0.1, 2.0), INPUT__MAX_SIZE_TRAIN=256, INPUT__RANDOM_FLIP="none")
+    mapper = SparseRCNNDatasetMapper(cfg, True)
+    np.random.seed(0)
+    factors = []
+    for _ in range(60):
+        out = mapper(photo)
+        height, width = out["image"].shape[1:]
+        assert height <= 256 and width <= 256
+        if width < 256:  # nothing was cut off
+            factors.append(width / 256)
+            assert height == pytest.approx(width * 3 / 4, abs=1)
+            expected = torch.tensor([[100.0, 120, 300, 360]]) * width / 640
+            torch.testing.assert_close(out["instances"].gt_boxes.tensor, expected, rtol=0, atol=1)
+        for x0, y0, x1, y1 in out["instances"].gt_boxes.tensor.round().int().tolist():
+            assert (out["image"][:, y0 + 3 : y1 - 3, x0 + 3 : x1 - 3] > 240).all()
+    assert 15 < len(factors) < 45 and min(factors) < 0.2 and max(factors) > 0.8
+    resized = SparseRCNNDatasetMapper(config(INPUT__SCALE_JITTER=(0.1, 2.0), INPUT__MIN_SIZE_TEST=240), False)(photo)
+    assert resized["image"].shape == (3, 240, 320), "in training alone"
+
+
+@pytest.mark.parametrize("factors", [(2.0,), (0.0, 1.0), (2.0, 1.0)])
+def test_wrong_scale_jitter(factors):
+    with pytest.raises(InputError, match="^INPUT.SCALE_JITTER is .*must be two factors"):
+        SparseRCNNDatasetMapper(config(INPUT__SCALE_JITTER=factors), True)
+
+
 def test_without_crop_the_size_is_one_of_the_choices(photo):
     mapper = SparseRCNNDatasetMapper(config(INPUT__MIN_SIZE_TRAIN=(240, 480)), True)
     assert {tuple(mapper(photo)["image"].shape) for _ in range(20)} == {(3, 240, 320), (3, 480, 640)}
