@@ -126,10 +126,17 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
                 partial.unlink(missing_ok=True)
         if not resume:
             return self.load(path, checkpointables=[])
-        checkpoint = self._resume() if self.has_checkpoint() else self.load(path, checkpointables=[])
-        sources = comm.all_gather(os.path.basename(self.source))
+        error = None
+        try:
+            checkpoint = self._resume() if self.has_checkpoint() else self.load(path, checkpointables=[])
+        except InputError as found:  # not raised yet: the other processes are waiting below
+            error = found
+        sources = comm.all_gather("" if error else os.path.basename(self.source))
+        if error:
+            raise error
         if len(set(sources)) > 1:
-            raise InputError(f"processes do not find the same checkpoint in {self.save_dir}, but {', '.join(sources)}")
+            found_each = ", ".join(source or "none" for source in sources)
+            raise InputError(f"processes do not find the same checkpoint in {self.save_dir}, but {found_each}")
         return checkpoint
 
     def _resume(self) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from .checkpoint_files import UnusableFileError
 
 # Names listed when there is no model.
 NAMES_SHOWN = 5
+# Longer than that of any tensor; names are part of messages.
+MAX_NAME = 500
 
 
 def as_checkpoint(content: Any, filename: str, match_endings: bool) -> dict[str, Any]:
@@ -58,10 +60,11 @@ def _make_tensors(model: Any, filename: str) -> None:
     if not isinstance(model, dict) or not model:
         raise UnusableFileError(f"{filename} holds no model: its model is {_described(model)}")
     for name, value in model.items():
-        if isinstance(value, np.ndarray) and isinstance(name, str):
+        named = isinstance(name, str) and name.isprintable() and len(name) <= MAX_NAME
+        if isinstance(value, np.ndarray) and named:
             # One at a time, so that there are never two copies of all.
             model[name] = value = _tensor(value)
-        if not isinstance(value, torch.Tensor) or not isinstance(name, str):
+        if not isinstance(value, torch.Tensor) or not named:
             names = ", ".join(ascii(key)[:40] for key in list(model)[:NAMES_SHOWN])
             raise UnusableFileError(
                 f"{filename} holds no model: the entry {ascii(name)[:80]} is {_described(value)}, not a tensor with a "

@@ -11,6 +11,17 @@ from sparsercnn.engine import SparseRCNNCheckpointer
 from sparsercnn.errors import InputError
 
 DEPTH = 6
+OTHER_FILES = [
+    b"",
+    b"\0" * 1000,
+    b"not a checkpoint",
+    b"{}",
+    b"<html>",
+    b"\x89PNG\r\n\x1a\n" * 9,
+    b"PK\x03\x04",
+    b"\x80",
+    b"cos",
+]
 
 
 def detector(num_classes=3, width=4, levels=DEPTH):
@@ -85,7 +96,7 @@ def test_truncated_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pkl"])
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+@pytest.mark.parametrize("content", OTHER_FILES)
 def test_other_files_are_named(tmp_path, suffix, content):
     path = tmp_path / f"model.{suffix}"
     path.write_bytes(content)

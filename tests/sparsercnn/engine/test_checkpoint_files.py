@@ -106,6 +106,8 @@ def test_conventions_of_model_zoos():
         ({"model": {3: torch.ones(1)}}, "3"),
         ({"state_dict": {"a": torch.ones(1)}, "epoch": 3}, "'state_dict' is a dict.*'epoch'"),
         ({"model": {"\n" * 1000: 1}}, r"\\n"),
+        ({"model": {"a\nb": torch.ones(1)}}, r"a\\nb"),
+        ({"model": {"a" * 1000: torch.ones(1)}}, "aaa"),
     ],
 )
 @pytest.mark.parametrize("name", ["model.pth", "model.pkl", "model.pyth"])

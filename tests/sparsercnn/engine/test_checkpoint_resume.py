@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import launch
+from detectron2.utils import comm
 from torch import nn
 
 from sparsercnn.engine import SparseRCNNCheckpointer
@@ -192,3 +194,22 @@ def test_what_a_training_makes_of_its_state_is_one_line(tmp_path, monkeypatch):
         InputError, match=r"model_0000001.pth does not fit the model or its training: KeyError: 'nothing'"
     ):
         Trainer(tmp_path).resumed()
+
+
+def resume_in_each_process(folder):
+    """All from one folder, then each from its own."""
+    assert Trainer(folder / "shared").resumed() == 1
+    with pytest.raises(InputError, match="the same checkpoint .* but model_0000001.pth, model_0000003.pth"):
+        Trainer(folder / str(comm.get_rank())).resumed()
+    with pytest.raises(InputError, match=("no checkpoint in", "but none, model_0000003.pth")[comm.get_rank()]):
+        damage(folder / "0" / "model_0000001.pth") if comm.is_main_process() else None
+        Trainer(folder / str(comm.get_rank())).resumed()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="detectron2 gives each process a GPU where there are any")
+def test_processes_resume_from_one_checkpoint(tmp_path):
+    for folder, names in {"shared": ["1", "3"], "0": ["1"], "1": ["3"]}.items():
+        (tmp_path / folder).mkdir()
+        Trainer(tmp_path / folder).train_and_save(*names)
+    damage(tmp_path / "shared" / "model_0000003.pth")
+    launch(resume_in_each_process, 2, dist_url="auto", args=(tmp_path,))
