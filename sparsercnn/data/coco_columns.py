@@ -83,7 +83,7 @@ class Columns:
         return np.flatnonzero(np.diff(objects))
 
     def content(self, source: str) -> Content:
-        """The same as `check_coco_json` returns it."""
+        """The same as `check_coco_json` returns it, with images in the order of their ids."""
         files = [self.file_name(i) for i in range(len(self.ids))]
         sizes = list(zip(self.widths.tolist(), self.heights.tolist(), strict=True))
         return Content(source, files, self.ids.tolist(), sizes, self.about.category_names, self.about.tally)

@@ -176,8 +176,7 @@ def _load_if_current(folder: str, digest: str) -> Columns | None:
 
 def _make(file: BinaryIO, path: str, folder: str, digest: str) -> Columns:
     logger.info(f"Reading {path} ({os.path.getsize(path) / 1e9:.1f} GB) into {folder}, once ...")
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        columns = read_columns(text, path, digest)
+    columns = read_columns(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), path, digest)
     for stray in glob.glob(f"{glob.escape(folder)}.*{PARTIAL}"):
         shutil.rmtree(stray, ignore_errors=True)
     partial = f"{folder}.{os.getpid()}{PARTIAL}"

@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw
 from ..errors import InputError
 from .coco_columns import ABSENT, About, Columns
 from .coco_json import LARGEST_AREA, LARGEST_COORDINATE, LARGEST_ID, EntryCheck
-from .coco_stream import CocoAnnotation, CocoImage, likely_pieces, plain_entries, read_entries, split_file
+from .coco_stream import PIECE, CocoAnnotation, CocoImage, likely_pieces, plain_entries, read_entries, split_file
 from .content import Tally
 
 Arrays = dict[str, np.ndarray]
@@ -27,7 +27,7 @@ _ISCROWD = {UNSET: ABSENT, 0: 0, 1: 1}
 _WRONG = 2
 
 
-def read_columns(text: mmap.mmap, path: str, digest: str) -> Columns:
+def read_columns(text: mmap.mmap, path: str, digest: str, piece: int = PIECE) -> Columns:
     """Read a COCO file.
 
     What is checked and how it is said is as in `check_coco_json`, but for keys that are not read (masks, keypoints)
@@ -37,6 +37,7 @@ def read_columns(text: mmap.mmap, path: str, digest: str) -> Columns:
         text: the file.
         path: its name, for messages.
         digest: of the file, for the columns.
+        piece: bytes of text that one process takes apart at once.
 
     Raises:
         InputError: the file is no JSON or not in COCO format, ids repeat or refer to nothing, or a value makes no
@@ -48,22 +49,22 @@ def read_columns(text: mmap.mmap, path: str, digest: str) -> Columns:
     if not categories:
         raise InputError(f"{path} lists no categories")
     category_ids = sorted(categories)
-    images = _read_images(file.images, check)
-    reader = _AnnotationReader(check, category_ids, images)
-    annotations = reader.by_image(reader.read(file.annotations))
+    images = _read_images(file.images, check, piece)
+    reader = _AnnotationReader(check, category_ids, images, piece)
+    annotations = reader.by_image(reader.read(file.annotations, text))
     names = [categories[i] for i in category_ids]
     tally = _tally(annotations, images)
     return Columns(About(digest, category_ids, names, tally, reader.not_evaluated), **images, **annotations)
 
 
-def _read_images(array: Raw, check: EntryCheck) -> Arrays:
+def _read_images(array: Raw, check: EntryCheck, piece: int) -> Arrays:
     images: list[CocoImage] = []
 
     def explain(entries: list[dict]) -> None:
         for i, entry in enumerate(entries, len(images)):
             check.image(i, entry, type(images[0].id if images else entries[0].get("id")))
 
-    for entries, plain in read_entries(array, CocoImage, check.path, explain):
+    for entries, plain in read_entries(array, CocoImage, check.path, explain, piece):
         kinds = set(map(type, map(attrgetter("id"), entries[:1] + images[:1] + entries)))
         sizes = [image.width for image in entries] + [image.height for image in entries]
         are_sizes = 0 < min(sizes) and max(sizes) <= LARGEST_COORDINATE
@@ -99,21 +100,29 @@ class _AnnotationReader:
         check: names what is wrong.
         category_ids: ascending.
         images: columns of the images.
+        piece: bytes of text that one process takes apart at once.
 
     Attributes:
         not_evaluated: why the COCO metrics cannot be computed, as a message; empty if they can.
     """
 
-    def __init__(self, check: EntryCheck, category_ids: list[int], images: Arrays):
+    def __init__(self, check: EntryCheck, category_ids: list[int], images: Arrays, piece: int):
         self.check = check
         self.category_ids = np.array(category_ids)
         self.images = images
+        self.piece = piece
         self.id_type = str if images["ids"].dtype.kind == "U" else int
         self.not_evaluated = ""
 
-    def read(self, array: Raw) -> list[Arrays]:
-        """Columns piece by piece: "image", place of each annotation's image, "id", and those of `Columns`."""
-        pieces = (self._read_in_parallel(array) if sys.platform == "linux" else None) or self._read_in_order(array)
+    def read(self, array: Raw, text: mmap.mmap) -> list[Arrays]:
+        """Columns piece by piece: "image", place of each annotation's image, "id", and those of `Columns`.
+
+        Args:
+            array: the list of annotations, as JSON text.
+            text: of which it is a part.
+        """
+        pieces = self._read_in_parallel(array, text) if sys.platform == "linux" else None
+        pieces = pieces or self._read_in_order(array)
         for piece in pieces:
             unfit = piece["id"][~piece.pop("evaluable")]
             if len(unfit) and not self.not_evaluated:
@@ -121,15 +130,17 @@ class _AnnotationReader:
                 self.not_evaluated = f"{self.check.path}: annotation {unfit[0]} lacks {needed}"
         return pieces
 
-    def _read_in_parallel(self, array: Raw) -> list[Arrays] | None:
+    def _read_in_parallel(self, array: Raw, text: mmap.mmap) -> list[Arrays] | None:
         """None if anything in it needs a closer look."""
         global _task
         read: list[Arrays] = []
         context = multiprocessing.get_context("fork")  # so that all have the text without sending gigabytes
-        _task = self, memoryview(array)
+        pieces = likely_pieces(memoryview(array), self.piece)
+        _task = self, memoryview(array), text
+        text.madvise(mmap.MADV_DONTNEED)
         try:
             with ProcessPoolExecutor(min(PROCESSES, len(os.sched_getaffinity(0))), context) as pool:
-                for piece in pool.map(_read_piece, likely_pieces(_task[1])):
+                for piece in pool.map(_read_piece, pieces):
                     if piece is None:
                         pool.shutdown(cancel_futures=True)
                         return None
@@ -146,7 +157,7 @@ class _AnnotationReader:
             for i, entry in enumerate(entries, sum(len(piece["id"]) for piece in pieces)):
                 self.check.annotation(i, entry, *known, False)
 
-        for entries, plain in read_entries(array, CocoAnnotation, self.check.path, explain):
+        for entries, plain in read_entries(array, CocoAnnotation, self.check.path, explain, self.piece):
             piece = self.columns(entries)
             if piece is None:
                 explain(plain())
@@ -195,16 +206,18 @@ class _AnnotationReader:
         return {"ends": ends} | {name: columns.pop(name)[order] for name in list(columns)}
 
 
-_task: tuple[_AnnotationReader, memoryview] | None = None
+_task: tuple[_AnnotationReader, memoryview, mmap.mmap] | None = None
 """What `_read_piece` reads; for the processes that are forked while it is set."""
 
 
 def _read_piece(place: slice) -> Arrays | None:
     """Columns of what is probably a list of annotations at this place of the text; None if it is not."""
     assert _task is not None
-    reader, text = _task
+    reader, array, text = _task
+    part = b"[" + bytes(array[place]) + b"]"
+    text.madvise(mmap.MADV_DONTNEED)  # or the file would come to lie in memory, piece by piece
     try:
-        entries = msgspec.json.decode(b"[" + bytes(text[place]) + b"]", type=list[CocoAnnotation])
+        entries = msgspec.json.decode(part, type=list[CocoAnnotation])
     except msgspec.DecodeError:
         return None
     return reader.columns(entries)

@@ -76,7 +76,7 @@ def split_file(text: mmap.mmap, path: str) -> CocoFile:
         raise InputError(f"{path} is not JSON: {error}") from error
 
 
-def likely_pieces(text: memoryview, piece: int = PIECE) -> list[slice]:
+def likely_pieces(text: memoryview, piece: int) -> list[slice]:
     """Where to cut a list of objects, without looking at all of it, so that each piece probably is a list's content.
 
     If each is one, then the list is all of them together: the first begins where an object does, so it ends where one
@@ -88,17 +88,18 @@ def likely_pieces(text: memoryview, piece: int = PIECE) -> list[slice]:
     """
     pieces, start, end = [], 1, len(text) - 1
     while end - start > piece:
-        cut = _likely_cut(bytes(text[start + piece - _TAIL : start + piece]))
+        tail = max(start, start + piece - _TAIL)
+        cut = _likely_cut(bytes(text[tail : start + piece]))
         if cut is None:
             break
-        stop = start + piece - _TAIL + cut
+        stop = tail + cut
         pieces.append(slice(start, stop))
         start = _SEPARATOR.match(text, stop).end()  # type: ignore[union-attr]  # it matches nothing, too
     return [*pieces, slice(start, end)]
 
 
 def read_entries(
-    array: Raw, kind: type[Entry], path: str, check: Callable[[list[dict]], None], piece: int = PIECE
+    array: Raw, kind: type[Entry], path: str, check: Callable[[list[dict]], None], piece: int
 ) -> Iterator[tuple[list[Entry], Callable[[], list[dict]]]]:
     """The entries of one list of a COCO file, piece by piece.
 
