@@ -49,7 +49,7 @@ def load_config(file: str | os.PathLike | None = None, options: Sequence = ()) -
     if path:
         check_config_text(path)
     cfg = _defaults()
-    _check_pairs(options)
+    _check_pairs(cfg, options)
     _merge_all(cfg, path, options)
     _check_nothing_is_missing(cfg, _defaults())
     # The defaults follow from what was given, which then is merged into them once more.
@@ -105,13 +105,20 @@ def _find(file: str | os.PathLike) -> str:
     return path
 
 
-def _check_pairs(options: Sequence) -> None:
+def _check_pairs(cfg: CfgNode, options: Sequence) -> None:
     flags = [key for key in options[::2] if str(key).startswith("-")]
     if flags:
         raise InputError(f"{flags[0]} must stand before the KEY VALUE options")
     if len(options) % 2:
         words = " ".join(map(str, options))
         raise InputError(f"options are KEY VALUE pairs, but there are {len(options)} words: {words}")
+    for key in map(str, options[::2]):
+        if not (cfg.key_is_renamed(key) or cfg.key_is_deprecated(key) or key in _keys(cfg)):
+            raise _unknown_key(cfg, key, "among the options")
+
+
+def _unknown_key(cfg: CfgNode, key: str, where: str) -> InputError:
+    return InputError(f"unknown config key {one_line(key)} {where}{did_you_mean(key, _keys(cfg))}")
 
 
 def _merge(cfg: CfgNode, merge: Callable[[], None], where: str) -> None:
@@ -121,24 +128,24 @@ def _merge(cfg: CfgNode, merge: Callable[[], None], where: str) -> None:
     except (RecursionError, MemoryError) as error:  # of the parser of Python literals
         raise InputError(f"the config {where} has a value that is nested too deeply") from error
     except (TypeError, AttributeError, KeyError, ValueError, AssertionError) as error:
-        raise InputError(_explain(cfg, str(error), where)) from error
+        raise _explain(cfg, str(error), where) from error
 
 
-def _explain(cfg: CfgNode, message: str, where: str) -> str:
-    unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
+def _explain(cfg: CfgNode, message: str, where: str) -> InputError:
+    unknown = re.search(r"Non-existent (?:config )?key: ([^\s']+)", message)
     if unknown:
-        key = unknown[1]
-        return f"unknown config key {key} {where}{did_you_mean(key, _keys(cfg))}"
+        return _unknown_key(cfg, unknown[1], where)
     renamed = re.search(r"Key (\S+) was renamed to (\S+);", message)
     if renamed:
-        return f"config key {renamed[1]} {where} is now {renamed[2]}"
+        return InputError(f"config key {renamed[1]} {where} is now {renamed[2]}")
     pattern = r"Type mismatch \(<class '(.+)'> vs\. <class '(.+)'>\) with values \(.* vs\. (.*)\) for config key: (\S+)"
     mismatch = re.search(pattern, message, re.DOTALL)
     if mismatch:
         expected, given, value, key = mismatch.groups()
         value = one_line(value)[:LONGEST_VALUE]
-        return f"config key {key} {where} must be of type {expected}, not {given}: {value}"
-    return f"the config {where} cannot be read: {one_line(' '.join(message.split()))[:LONGEST_VALUE]}"
+        return InputError(f"config key {key} {where} must be of type {expected}, not {given}: {value}")
+    problem = one_line(" ".join(message.split()))[:LONGEST_VALUE]
+    return InputError(f"the config {where} cannot be read: {problem}")
 
 
 def _check_nothing_is_missing(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
