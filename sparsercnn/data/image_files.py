@@ -36,15 +36,16 @@ def check_files(folder: str | None, names: Sequence[str], ids: Sequence[int | st
     paths = [os.path.join(folder or "", name) for name in names]
     by_folder: dict[str, dict[str, int]] = defaultdict(dict)
     for i, path in enumerate(paths):
-        if "\0" in path:
-            raise _leaves(folder, names[i], ids[i], source, "has a null byte in its name")
+        if not _is_a_name(path):
+            raise _refused(names[i], ids[i], source, "has a name that no file can have")
         parent, base = os.path.split(path)
         by_folder[parent][base] = i
     missing = []
+    leaves = f"leads out of the folder {folder}; name a folder that holds all files"
     for parent, members in by_folder.items():
         i = next(iter(members.values()))
         if not _is_inside(os.path.realpath(parent or "."), root):
-            raise _leaves(folder, names[i], ids[i], source)
+            raise _refused(names[i], ids[i], source, leaves)
         if not os.path.isdir(parent or "."):
             raise InputError(f"{source}: image {ids[i]!r} lies in a folder that is not there, {one_line(parent)}")
         # One listing is much faster than asking for every file.
@@ -54,7 +55,7 @@ def check_files(folder: str | None, names: Sequence[str], ids: Sequence[int | st
             if base not in is_link:
                 missing.append(paths[i])
             elif is_link[base] and not _is_inside(os.path.realpath(paths[i]), root):
-                raise _leaves(folder, names[i], ids[i], source)
+                raise _refused(names[i], ids[i], source, leaves)
     if missing:
         raise InputError(f"{source}: {len(missing)} of {len(names)} images are missing: {some(missing)}")
     return paths
@@ -64,9 +65,15 @@ def _is_inside(path: str, root: str) -> bool:
     return path == root or path.startswith(root if root.endswith(os.sep) else root + os.sep)
 
 
-def _leaves(folder: str | None, name: str, image_id: object, source: str, how: str = "") -> InputError:
-    how = how or f"leads out of the folder {folder}; name a folder that holds all files"
-    return InputError(f"{source}: the file of image {image_id!r}, {reprlib.repr(name)}, {how}")
+def _is_a_name(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half a character, as JSON can write it
+        return False
+
+
+def _refused(name: str, image_id: object, source: str, why: str) -> InputError:
+    return InputError(f"{source}: the file of image {image_id!r}, {reprlib.repr(name)}, {why}")
 
 
 def check_readable(paths: Sequence[str], sizes: Sequence[tuple[int, int]], source: str, max_pixels: int) -> None:

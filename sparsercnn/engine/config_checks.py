@@ -14,8 +14,11 @@ from ..data import check_datasets
 from ..errors import InputError, check_choice, one_line
 from .build import build_model
 from .checkpoint import resumable_checkpoints
-from .config_table import TABLE, Checks
-from .requirements import describe
+from .model_table import MODEL_TABLE
+from .requirements import Checks, describe
+from .run_table import RUN_TABLE
+
+TABLE = (*RUN_TABLE, *MODEL_TABLE)
 
 # Larger integers lose digits where they meet floating-point numbers.
 LARGEST_INTEGER = 2**53

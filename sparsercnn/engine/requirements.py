@@ -1,9 +1,12 @@
-"""What the value of a config key must be, in words and as a test; `config_checks` has the table."""
+"""What the values of config keys must be, in words and as a test; `run_table` and `model_table` use it."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from detectron2.config import CfgNode
+from fvcore.common.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,25 @@ class Requirement:
 
     says: str
     holds: Callable[..., bool]
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Checks that go together.
+
+    Attributes:
+        applies: to which configs.
+        choices: of keys that name one of several things.
+        values: what the value of a key must be.
+        relations: what the values of several keys together must be.
+        doubtful: relations without which a config runs, but hardly as it was meant.
+    """
+
+    applies: Callable[[CfgNode], bool]
+    choices: dict[str, Iterable[str] | Registry] = field(default_factory=dict)
+    values: dict[str, Requirement] = field(default_factory=dict)
+    relations: dict[tuple[str, ...], Requirement] = field(default_factory=dict)
+    doubtful: dict[tuple[str, ...], Requirement] = field(default_factory=dict)
 
 
 def is_number(x: object) -> bool:

@@ -104,7 +104,7 @@ def test_a_good_file_passes_and_loads(mine):
         (changed("images", height=10**400), "image 1 has 40×10000.*0000 pixels"),
         (changed("images", width=30, height=40), "annotations.json says that .*a.png has 30×40 pixels, but it has 40×"),
         (changed("images", file_name="../a.png"), "file of image 1, '../a.png', leads out of the folder"),
-        (changed("images", file_name="a.png\0"), "null byte"),
+        (changed("images", file_name="a.png\0"), "a name that no file can have"),
         (
             {**GOOD, "images": [*GOOD["images"], {**GOOD["images"][0], "id": "1"}]},
             "image '1' has an id of another type",

@@ -62,7 +62,8 @@ def test_without_a_folder_files_may_lie_anywhere(images, monkeypatch):
         ("", "1 of 1 images are missing"),
         ("gone/c.png", "image 7 lies in a folder that is not there, .*gone"),
         ("a.png/c.png", "image 7 lies in a folder that is not there, .*a.png"),
-        ("a\0.png", r"'a\\x00.png', has a null byte"),
+        ("a\0.png", r"'a\\x00.png', has a name that no file can have"),
+        ("\ud800/a.png", r"'\\ud800/a.png', has a name that no file can have"),
         ("a\n.png", r"missing: .*a\\n.png"),
     ],
 )
