@@ -15,9 +15,7 @@ from functools import partial
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
-from PIL import Image
 from tqdm import tqdm
 
 from sparsercnn import load_config
@@ -32,6 +30,7 @@ from sparsercnn.visualization.media import (
     find_pictures,
     plan_outputs,
     plan_video_output,
+    read_picture,
     show,
     write_picture,
 )
@@ -98,8 +97,8 @@ def make_draw(cfg: CfgNode, args: argparse.Namespace) -> Callable[[np.ndarray], 
     return draw
 
 
-def draw_pictures(args: argparse.Namespace, make: Callable) -> None:
-    """Draw every picture that can be read and report the others.
+def draw_pictures(args: argparse.Namespace, max_pixels: int, make: Callable) -> None:
+    """Draw every picture that can be read, with at most `max_pixels`, and report the others.
 
     Raises:
         InputError: after the rest is done, if any could not be read.
@@ -110,10 +109,10 @@ def draw_pictures(args: argparse.Namespace, make: Callable) -> None:
     unreadable = 0
     for path, output in tqdm(list(zip(pictures, outputs, strict=True)), unit="picture", disable=len(pictures) == 1):
         try:
-            picture = read_image(str(path), format="RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            picture = read_picture(path, max_pixels)
+        except InputError as error:
             unreadable += 1
-            tqdm.write(f"error: {path} cannot be read as a picture ({error})", file=sys.stderr)
+            tqdm.write(f"error: {error}", file=sys.stderr)
             continue
         drawn = draw(picture)
         if output:
@@ -143,8 +142,11 @@ def main(argv: list[str] | None = None) -> int:
     setup_logger(name="sparsercnn")
     try:
         cfg = read_config(args)
-        run = draw_video if args.video_input else draw_pictures
-        run(args, partial(make_draw, cfg, args))
+        make = partial(make_draw, cfg, args)
+        if args.video_input:
+            draw_video(args, make)
+        else:
+            draw_pictures(args, cfg.INPUT.MAX_PIXELS, make)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -34,7 +34,7 @@ from sparsercnn import load_config
 from sparsercnn.data import register_config_datasets
 from sparsercnn.engine import SparseRCNNCheckpointer, Trainer, check_config
 from sparsercnn.engine.interrupt import STOPPING, Stopped, forward_signals
-from sparsercnn.engine.launch import launch
+from sparsercnn.engine.launch import check_launch, launch
 from sparsercnn.engine.run_folder import changed_settings, check_run_folder, remove_run
 from sparsercnn.errors import InputError
 
@@ -51,6 +51,7 @@ def read_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def read_config(args: argparse.Namespace) -> CfgNode:
     """The checked config of this run."""
+    check_launch(args)
     cfg = load_config(args.config_file, args.opts)
     processes = int(os.getenv("WORLD_SIZE", args.num_gpus * args.num_machines))  # torchrun sets the variable
     if args.eval_only and args.overwrite:

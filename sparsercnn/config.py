@@ -12,6 +12,8 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 """What `TEST.PRECISION` may say."""
 AMP_PRECISIONS = ("float16", "bfloat16", "auto")
 """What `SOLVER.AMP.PRECISION` may say."""
+MAX_PIXELS = 2**26
+"""Default of `INPUT.MAX_PIXELS`: 8192 × 8192, more than cameras make; 192 MiB as RGB in every process that reads."""
 
 
 SPARSERCNN_DEFAULTS: dict[str, Any] = {
@@ -64,6 +66,10 @@ def add_keys(cfg: CfgNode) -> None:
     # At a training image that cannot be read "stop", with a checkpoint, or "skip" it: the next one of the data set
     # stands in for it, the log names it, and `replaced_images` in metrics.json counts such samples.
     cfg.DATALOADER.BAD_IMAGES = "stop"
+
+    # Images of more pixels are refused before they are decoded: small files can hold enormous ones, made to fill the
+    # memory. At most 178956970, where Pillow refuses itself.
+    cfg.INPUT.MAX_PIXELS = MAX_PIXELS
 
     # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for
     # rounding.

@@ -8,16 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .architectures import config_defaults, package_errors
 from .config import add_keys, set_defaults
+from .config_text import check_config_text
 from .data import register_config_datasets
-from .errors import InputError, did_you_mean
+from .errors import InputError, did_you_mean, one_line
 
 # Keys that files written for earlier versions may name.
 RENAMED_KEYS = {f"MODEL.{name}": "SOLVER.FAST" for name in ("CHANNELS_LAST", "FOLD_FROZEN_BN", "CPU_KERNELS")}
+# Where None has a meaning although it is not detectron2's default: norms decay as all other parameters do.
+MAY_BE_NONE = {"SOLVER.WEIGHT_DECAY_NORM"}
+# Characters of a value in a message.
+LONGEST_VALUE = 200
 REMOVED_KEYS = ("INPUT.REDUCED_JPEG_DECODE", "SOLVER.COMPILE", "TEST.WINOGRAD", "TEST.ON_DEMAND")
 
 
@@ -41,10 +45,13 @@ def load_config(file: str | os.PathLike | None = None, options: Sequence = ()) -
         InputError: a file is missing or malformed, a key unknown, or a value of the wrong type; or see
             `register_config_datasets`.
     """
-    _check_pairs(options)
     path = _find(file) if file else None
+    if path:
+        check_config_text(path)
     cfg = _defaults()
+    _check_pairs(cfg, options)
     _merge_all(cfg, path, options)
+    _check_nothing_is_missing(cfg, _defaults())
     # The defaults follow from what was given, which then is merged into them once more.
     with package_errors():
         defaults = config_defaults(cfg)
@@ -98,50 +105,56 @@ def _find(file: str | os.PathLike) -> str:
     return path
 
 
-def _check_pairs(options: Sequence) -> None:
+def _check_pairs(cfg: CfgNode, options: Sequence) -> None:
     flags = [key for key in options[::2] if str(key).startswith("-")]
     if flags:
         raise InputError(f"{flags[0]} must stand before the KEY VALUE options")
     if len(options) % 2:
         words = " ".join(map(str, options))
         raise InputError(f"options are KEY VALUE pairs, but there are {len(options)} words: {words}")
+    for key in map(str, options[::2]):
+        if not (cfg.key_is_renamed(key) or cfg.key_is_deprecated(key) or key in _keys(cfg)):
+            raise _unknown_key(cfg, key, "among the options")
+
+
+def _unknown_key(cfg: CfgNode, key: str, where: str) -> InputError:
+    return InputError(f"unknown config key {one_line(key)} {where}{did_you_mean(key, _keys(cfg))}")
 
 
 def _merge(cfg: CfgNode, merge: Callable[[], None], where: str) -> None:
     """Call `merge`, which changes `cfg`, and say in one line what is wrong with what it reads `where`."""
     try:
         merge()
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename}, a _BASE_ {where}, does not exist") from error
-    except OSError as error:
-        raise InputError(f"the config {where} cannot be read: {error}") from error
-    except RecursionError as error:
-        raise InputError(f"the _BASE_ {where} leads back to the file itself") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", error)).split())
-        raise InputError(f"malformed YAML {where}{line}: {problem}") from error
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"the config {where} must be a mapping of keys to values ({error})") from error
-    except (KeyError, ValueError, AssertionError) as error:
-        raise InputError(_explain(cfg, str(error), where)) from error
+    except (RecursionError, MemoryError) as error:  # of the parser of Python literals
+        raise InputError(f"the config {where} has a value that is nested too deeply") from error
+    except (TypeError, AttributeError, KeyError, ValueError, AssertionError) as error:
+        raise _explain(cfg, str(error), where) from error
 
 
-def _explain(cfg: CfgNode, message: str, where: str) -> str:
-    unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
+def _explain(cfg: CfgNode, message: str, where: str) -> InputError:
+    unknown = re.search(r"Non-existent (?:config )?key: ([^\s']+)", message)
     if unknown:
-        key = unknown[1]
-        return f"unknown config key {key} {where}{did_you_mean(key, _keys(cfg))}"
+        return _unknown_key(cfg, unknown[1], where)
     renamed = re.search(r"Key (\S+) was renamed to (\S+);", message)
     if renamed:
-        return f"config key {renamed[1]} {where} is now {renamed[2]}"
+        return InputError(f"config key {renamed[1]} {where} is now {renamed[2]}")
     pattern = r"Type mismatch \(<class '(.+)'> vs\. <class '(.+)'>\) with values \(.* vs\. (.*)\) for config key: (\S+)"
     mismatch = re.search(pattern, message, re.DOTALL)
     if mismatch:
         expected, given, value, key = mismatch.groups()
-        return f"config key {key} {where} must be of type {expected}, not {given}: {value}"
-    return f"the config {where} cannot be read: {' '.join(message.split())}"
+        value = one_line(value)[:LONGEST_VALUE]
+        return InputError(f"config key {key} {where} must be of type {expected}, not {given}: {value}")
+    problem = one_line(" ".join(message.split()))[:LONGEST_VALUE]
+    return InputError(f"the config {where} cannot be read: {problem}")
+
+
+def _check_nothing_is_missing(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
+    """yacs takes None for any value, as which YAML reads a key with nothing behind it."""
+    for name, default in defaults.items():
+        if isinstance(default, CfgNode) and isinstance(cfg.get(name), CfgNode):
+            _check_nothing_is_missing(cfg[name], default, f"{prefix}{name}.")
+        elif default is not None and cfg.get(name, default) is None and prefix + name not in MAY_BE_NONE:
+            raise InputError(f"config key {prefix}{name} has no value; leave it out for the default, {default!r}")
 
 
 def _keys(cfg: CfgNode, prefix: str = "") -> Iterable[str]:
@@ -152,6 +165,17 @@ def _keys(cfg: CfgNode, prefix: str = "") -> Iterable[str]:
 
 
 def _choose_device(cfg: CfgNode) -> None:
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logging.getLogger(__name__).warning(f"No GPU found: MODEL.DEVICE {cfg.MODEL.DEVICE} becomes cpu.")
+    name = cfg.MODEL.DEVICE
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"MODEL.DEVICE is {name!r}; choose cpu, cuda, cuda:1 or another device of torch") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        logging.getLogger(__name__).warning(f"No GPU found: MODEL.DEVICE {name} becomes cpu.")
         cfg.MODEL.DEVICE = "cpu"
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # which of them depends on the kind of device
+        problem = one_line(str(error).partition("\n")[0])
+        raise InputError(f"MODEL.DEVICE is {name!r}, which cannot be used here: {problem}") from error

@@ -35,3 +35,8 @@ def check_choice(key: str, name: str, choices: Iterable[str]) -> None:
     choices = list(choices)
     if name not in choices:
         raise InputError(f"{key} is {name!r}; choose one of {', '.join(choices)}{did_you_mean(name, choices)}")
+
+
+def one_line(text: str) -> str:
+    """`text` with what does not print, line breaks above all, escaped, so that it fits into a message."""
+    return text if text.isprintable() else repr(text)[1:-1]

@@ -51,7 +51,7 @@ def test_a_broken_picture_is_named_and_the_others_are_drawn(pictures, tmp_path, 
     (pictures / "a.png").write_bytes(b"")
     assert run("--input", pictures, "--output", tmp_path / "drawn") == 2
     message = capsys.readouterr().err
-    assert f"{pictures / 'a.png'} cannot be read" in message and "1 of 2 pictures" in message
+    assert f"cannot read image {pictures / 'a.png'}: it is empty" in message and "1 of 2 pictures" in message
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["b.jpg"]
 
 

@@ -1,33 +1,30 @@
 """Checks of data sets before training starts: a mistake in an annotation file should cost seconds, not a night."""
 
-import json
+import logging
 import math
 import os
-from collections import defaultdict
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.file_io import PathManager
+from detectron2.structures import BoxMode
 
 from ..architectures import num_classes, num_classes_key
-from ..errors import InputError, did_you_mean
-from .images import read_image
+from ..errors import InputError, did_you_mean, one_line
+from .coco_json import check_coco_json
+from .content import Content
+from .image_files import check_files, check_readable, some
+from .proposal_files import check_proposal_file
+from .voc_xml import check_voc
 
-NAMES_SHOWN = 5
-# Images of a data set that are decoded: all of a small one, a sample of a large one, where all would take minutes.
-IMAGES_READ = 500
-# Larger coordinates are no pixels, and overflow single precision further on.
-LARGEST_COORDINATE = 1e6
+logger = logging.getLogger(__name__)
 
 
 def check_datasets(cfg: CfgNode, train: bool = True) -> None:
     """Check the data sets of `DATASETS.TEST`, and of `DATASETS.TRAIN` if `train`.
 
     They must be registered, their annotations valid, their images on disk and readable, and their number of classes
-    that of the model.
+    that of the model. What training leaves out of them is logged.
 
     Raises:
         InputError: the first mistake, with the file and what to do.
@@ -37,23 +34,21 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
     if not train and not cfg.DATASETS.TEST:
         raise InputError("DATASETS.TEST is empty: name at least one data set to evaluate on")
     train_names = tuple(cfg.DATASETS.TRAIN) if train else ()
+    contents = {}
     for name in dict.fromkeys(train_names + tuple(cfg.DATASETS.TEST)):
         _check_registered(name)
-        metadata = MetadataCatalog.get(name)
-        if metadata.get("json_file"):
-            files, classes = check_coco_json(metadata.json_file, name, to_evaluate=name in cfg.DATASETS.TEST)
-            files = [os.path.join(metadata.get("image_root") or "", file) for file in files]
-        else:
-            files = [image["file_name"] for image in _load(name)]
-            classes = metadata.get("thing_classes", [])
-        _check_files_exist(files, name)
-        _check_readable(files)
-        expected = num_classes(cfg)
-        if expected is not None and len(classes) != expected:
-            raise InputError(
-                f"data set {name} has {len(classes)} categories ({_some(classes)}), but {num_classes_key(cfg)} is "
-                f"{expected}; set it to {len(classes)}"
-            )
+        contents[name] = content = _check_content(name, name in cfg.DATASETS.TEST, name in train_names)
+        paths = check_files(_image_root(name), content.files, content.ids, content.source)
+        check_readable(paths, content.sizes, content.source, cfg.INPUT.MAX_PIXELS)
+        _check_number_of_classes(cfg, name, content.classes)
+        if name in train_names:
+            _say_what_is_left_out(name, content)
+    _check_same_classes(contents, train_names)
+    if train and not any(contents[name].tally.trained for name in train_names):
+        counts = "; ".join(contents[name].tally.left_out() or "no annotations" for name in dict.fromkeys(train_names))
+        raise InputError(f"DATASETS.TRAIN {', '.join(train_names)} holds no object to train on: {counts}")
+    if cfg.MODEL.LOAD_PROPOSALS:
+        _check_proposals(cfg, contents, train)
 
 
 def _check_registered(name: str) -> None:
@@ -61,8 +56,9 @@ def _check_registered(name: str) -> None:
     if name in names:
         return
     raise InputError(
-        f"data set {name} is not registered{did_you_mean(name, names)} (coco128 and bccd are registered when found "
-        f"under DETECTRON2_DATASETS, {_root()}, your own by DATASETS.COCO_JSON in the config: see datasets/README.md)"
+        f"data set {one_line(str(name))} is not registered{did_you_mean(str(name), names)} (coco128 and bccd are "
+        f"registered when found under DETECTRON2_DATASETS, {_root()}, your own by DATASETS.COCO_JSON in the config: "
+        "see datasets/README.md)"
     )
 
 
@@ -70,130 +66,86 @@ def _root() -> str:
     return os.path.abspath(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
 
 
-def _load(name: str) -> list[dict]:
+def _check_content(name: str, evaluated: bool, trained: bool) -> Content:
+    metadata = MetadataCatalog.get(name)
+    if _is_voc(name):
+        evaluated = evaluated and metadata.get("evaluator_type") == "pascal_voc"
+        return check_voc(metadata.dirname, metadata.split, metadata.thing_classes, evaluated)
+    if metadata.get("json_file"):
+        make = "; make it with: python datasets/prepare_shapes.py" if name.startswith("shapes_") else ""
+        hint = f" of data set {name} (DETECTRON2_DATASETS is {_root()}; see datasets/README.md){make}"
+        return check_coco_json(metadata.json_file, hint, evaluated, trained)
+    return _content_of_dicts(name)
+
+
+def _is_voc(name: str) -> bool:
+    metadata = MetadataCatalog.get(name)
+    return bool(metadata.get("dirname") and metadata.get("split"))
+
+
+def _image_root(name: str) -> str | None:
+    """The folder that a data set's images must lie in; None where whoever registered it named none."""
+    metadata = MetadataCatalog.get(name)
+    return os.path.join(metadata.dirname, "JPEGImages") if _is_voc(name) else metadata.get("image_root") or None
+
+
+def _content_of_dicts(name: str) -> Content:
+    """Of a data set that a user's own Python code registers."""
     try:
-        return DatasetCatalog.get(name)
+        dicts = DatasetCatalog.get(name)
     except (OSError, ValueError, KeyError, SyntaxError) as error:
         raise InputError(f"data set {name} cannot be loaded: {type(error).__name__}: {error}") from error
+    files = [image["file_name"] for image in dicts]
+    ids = [image.get("image_id", i) for i, image in enumerate(dicts)]
+    sizes = [(image["width"], image["height"]) for image in dicts if "width" in image and "height" in image]
+    content = Content(f"data set {name}", files, ids, sizes, MetadataCatalog.get(name).get("thing_classes", []))
+    if len(sizes) < len(files):
+        content.sizes = []  # detectron2 does not need them
+    for i, image in enumerate(dicts):
+        for annotation in image.get("annotations", ()):
+            box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYWH_ABS)
+            size = content.sizes[i] if content.sizes else (math.inf, math.inf)
+            content.tally.add(box, size, bool(annotation.get("iscrowd", 0)))
+    return content
 
 
-def check_coco_json(path: str, name: str, to_evaluate: bool = False) -> tuple[list[str], list[str]]:
-    """Check an annotation file in COCO format.
-
-    Args:
-        path: the file.
-        name: of the data set, for the message.
-        to_evaluate: it must also have what the COCO metrics need: `area` and `iscrowd` of each annotation.
-
-    Returns:
-        File names of the images and names of the categories.
-
-    Raises:
-        InputError: the file is missing, no JSON, or not in COCO format.
-    """
-    data = _read_json(path, name)
-    if not isinstance(data, dict):
-        raise InputError(f"{path} is not in COCO format: it holds a {type(data).__name__}, not an object")
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(data.get(key), list) or not all(isinstance(entry, dict) for entry in data[key]):
-            raise InputError(f"{path} is not in COCO format: '{key}' must be a list of objects")
-    check = _EntryCheck(path)
-    for category in data["categories"]:
-        check.keys("category", category, id=int, name=str)
-    for image in data["images"]:
-        check.keys("image", image, id=(int, str), file_name=str, height=int, width=int)
-    categories = check.unique_ids("category", data["categories"])
-    images = check.unique_ids("image", data["images"])
-    for annotation in data["annotations"]:
-        check.annotation(annotation, images, categories, to_evaluate)
-    check.unique_ids("annotation", data["annotations"])
-    if not images:
-        raise InputError(f"{path} lists no images")
-    return [image["file_name"] for image in data["images"]], [c["name"] for c in data["categories"]]
-
-
-def _read_json(path: str, name: str) -> Any:
-    path = PathManager.get_local_path(path)
-    if not os.path.isfile(path):
-        make = "; make it with: python datasets/prepare_shapes.py" if name.startswith("shapes_") else ""
+def _check_number_of_classes(cfg: CfgNode, name: str, classes: list[str]) -> None:
+    expected = num_classes(cfg)
+    if expected is not None and len(classes) != expected:
         raise InputError(
-            f"data set {name}: there is no file {path} (DETECTRON2_DATASETS is {_root()}; see datasets/README.md){make}"
+            f"data set {name} has {len(classes)} categories ({some(classes)}), but {num_classes_key(cfg)} is "
+            f"{expected}; set it to {len(classes)}"
         )
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
 
 
-class _EntryCheck:
-    """Checks entries of one annotation file; the messages name the file and the entry."""
+def _say_what_is_left_out(name: str, content: Content) -> None:
+    tally = content.tally
+    if left_out := tally.left_out():
+        is_odd = tally.empty or tally.outside
+        message = f"Data set {name}: {tally.trained} of {tally.objects} objects are trained on; left out: {left_out}."
+        logger.log(logging.WARNING if is_odd else logging.INFO, message)
 
-    def __init__(self, path: str):
-        self.path = path
 
-    def fail(self, kind: str, entry: dict, problem: str) -> InputError:
-        return InputError(f"{self.path}: {kind} {entry.get('id', '')!r} {problem}")
+def _check_same_classes(contents: dict[str, Content], train_names: Sequence[str]) -> None:
+    """Numbers stand for classes: in data sets that are used together, for the same ones."""
+    (first, content), *others = contents.items()
+    for name, other in others:
+        if other.classes == content.classes:
+            continue
+        problem = f"data sets {first} and {name} have different classes, in the order of their ids: "
+        problem += f"{some(content.classes)} and {some(other.classes)}"
+        if name in train_names:
+            raise InputError(f"{problem}; they cannot be trained on together")
+        logger.warning(f"{problem}; what is learned as the one is measured as the other")
 
-    def keys(self, kind: str, entry: dict, **types: type | tuple) -> None:
-        for key, kinds in types.items():
-            value = entry.get(key)
-            if isinstance(value, bool) or not isinstance(value, kinds):
-                found = f"has {key} {value!r}" if key in entry else f"has no '{key}'"
-                names = " or ".join(k.__name__ for k in (kinds if isinstance(kinds, tuple) else (kinds,)))
-                raise self.fail(kind, entry, f"{found}; it must be of type {names}")
 
-    def unique_ids(self, kind: str, entries: Iterable[dict]) -> set:
-        seen: set = set()
-        for entry in entries:
-            if entry["id"] in seen:
-                raise self.fail(kind, entry, "stands in the file twice: ids must be unique")
-            seen.add(entry["id"])
-        return seen
-
-    def annotation(self, entry: dict, images: set, categories: set, to_evaluate: bool) -> None:
-        self.keys("annotation", entry, id=int, image_id=(int, str), category_id=int)
-        if to_evaluate:
-            self.keys("annotation", entry, area=(int, float), iscrowd=int)
-        if entry["image_id"] not in images:
-            raise self.fail("annotation", entry, f"is of image {entry['image_id']!r}, which the file does not list")
-        if entry["category_id"] not in categories:
-            raise self.fail("annotation", entry, f"has category {entry['category_id']}, which the file does not list")
-        box = entry.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(_is_coordinate(x) for x in box):
-            raise self.fail(
-                "annotation", entry, f"has bbox {box!r}; it must be 4 numbers of pixels: x, y, width, height"
+def _check_proposals(cfg: CfgNode, contents: dict[str, Content], train: bool) -> None:
+    for split in ("TRAIN", "TEST") if train else ("TEST",):
+        names, files = cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
+        if len(names) != len(files):
+            raise InputError(
+                f"DATASETS.PROPOSAL_FILES_{split} names {len(files)} files for {len(names)} data sets; "
+                "MODEL.LOAD_PROPOSALS needs one for each"
             )
-        if box[2] < 0 or box[3] < 0:
-            raise self.fail("annotation", entry, f"has bbox {box}, whose width or height is negative")
-
-
-def _is_coordinate(x: object) -> bool:
-    if isinstance(x, bool) or not isinstance(x, (int, float)):
-        return False
-    return math.isfinite(x) and abs(x) <= LARGEST_COORDINATE
-
-
-def _check_files_exist(files: list[str], name: str) -> None:
-    by_folder = defaultdict(list)
-    for file in files:
-        by_folder[os.path.dirname(file)].append(file)
-    for folder, members in by_folder.items():
-        if not os.path.isdir(folder or "."):
-            raise InputError(f"data set {name}: there is no image folder {folder}")
-        # One listing is much faster than asking for every file.
-        present = set(os.listdir(folder or "."))
-        missing = [file for file in members if os.path.basename(file) not in present]
-        if missing:
-            raise InputError(f"data set {name}: {len(missing)} of {len(files)} images are missing: {_some(missing)}")
-
-
-def _check_readable(files: list[str]) -> None:
-    sample = files[:: math.ceil(len(files) / IMAGES_READ) or 1]
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda file: read_image(file, "RGB"), sample):
-            pass
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(map(str, names[:NAMES_SHOWN])) + (", …" if len(names) > NAMES_SHOWN else "")
+        for name, file in zip(names, files, strict=True):
+            check_proposal_file(file, contents[name].ids)

@@ -11,7 +11,8 @@ def register_config_datasets(cfg: CfgNode) -> None:
     """Register each [name, annotation file, image folder] of `DATASETS.COCO_JSON`.
 
     Raises:
-        InputError: an entry is no such triple, or its name belongs to another data set.
+        InputError: an entry is no such triple, its name belongs to another data set, or leads out of the folder of
+            results that is called after it.
     """
     for entry in cfg.DATASETS.COCO_JSON:
         if not isinstance(entry, (list, tuple)) or len(entry) != 3 or not all(isinstance(x, str) for x in entry):
@@ -19,6 +20,8 @@ def register_config_datasets(cfg: CfgNode) -> None:
                 f"DATASETS.COCO_JSON: {entry!r} must be [name, annotation file, image folder], three strings"
             )
         name, annotations, images = entry
+        if not name.isprintable() or name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise InputError(f"DATASETS.COCO_JSON: {name!r} names a folder of results and may hold no slashes")
         if name in DatasetCatalog.list():
             known = MetadataCatalog.get(name)
             if (known.get("json_file"), known.get("image_root")) != (annotations, images):

@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
+from ..config import MAX_PIXELS
 from ..errors import InputError
 from .images import read_image
 
@@ -31,6 +32,7 @@ class SparseRCNNDatasetMapper:
         flips: of every image, in the end: reading a flipped array row by row, as the resize does, is slow.
         image_format: channel order, see detectron2's `read_image`.
         proposal_topk: best precomputed proposals of each image to keep; None for no proposals.
+        max_pixels: an image of more is refused.
     """
 
     @configurable
@@ -43,12 +45,14 @@ class SparseRCNNDatasetMapper:
         flips: list[T.Augmentation],
         image_format: str,
         proposal_topk: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ):
         self.is_train = is_train
         self.plain = T.AugmentationList([resize, *flips])
         self.cropped = T.AugmentationList([*crop, resize, *flips]) if crop else None
         self.image_format = image_format
         self.proposal_topk = proposal_topk
+        self.max_pixels = max_pixels
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -70,6 +74,7 @@ class SparseRCNNDatasetMapper:
             "flips": flips,
             "image_format": cfg.INPUT.FORMAT,
             "proposal_topk": topk if cfg.MODEL.LOAD_PROPOSALS else None,
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -87,7 +92,7 @@ class SparseRCNNDatasetMapper:
             InputError: the image cannot be read, or has not the size that the annotations say.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
-        image = read_image(dataset_dict["file_name"], self.image_format)
+        image = read_image(dataset_dict["file_name"], self.image_format, self.max_pixels)
         try:
             utils.check_image_size(dataset_dict, image)
         except utils.SizeMismatchError as error:

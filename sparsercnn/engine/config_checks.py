@@ -1,56 +1,29 @@
 """Checks of a config before training starts, so that a mistake costs a second and gets one clear line."""
 
+import logging
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterator
 from operator import attrgetter
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from fvcore.common.registry import Registry
 
-from ..config import AMP_PRECISIONS, PRECISIONS
 from ..data import check_datasets
-from ..errors import InputError, check_choice
-from ..evaluation.test_time_augmentation import check_scale_ranges
-from ..modeling.class_loss import CLASS_LOSSES
-from ..modeling.initial_boxes import INITIAL_BOXES
-from ..modeling.matcher import ASSIGNMENTS
-from ..modeling.roi_routing import POOLERS, ROUTINGS
+from ..errors import InputError, check_choice, one_line
+from .build import build_model
 from .checkpoint import resumable_checkpoints
-from .optimizer import OPTIMIZERS
-from .schedule import SCHEDULES
+from .model_table import MODEL_TABLE
+from .requirements import Checks, describe
+from .run_table import RUN_TABLE
 
-CHOICES: dict[str, Iterable[str]] = {
-    "MODEL.ROI_ROUTING.MODE": ROUTINGS,
-    "MODEL.ROI_ROUTING.POOLER": POOLERS,
-    "MODEL.SparseRCNN.ASSIGNMENT": ASSIGNMENTS,
-    "MODEL.SparseRCNN.CLASS_LOSS": CLASS_LOSSES,
-    "MODEL.SparseRCNN.PROPOSALS": (*INITIAL_BOXES, "dense"),
-    "SOLVER.OPTIMIZER": OPTIMIZERS,
-    "SOLVER.LR_SCHEDULER_NAME": SCHEDULES,
-    "SOLVER.AMP.PRECISION": AMP_PRECISIONS,
-    "TEST.PRECISION": PRECISIONS,
-}
-SMALLEST_VALUES = {
-    "SOLVER.MAX_ITER": 1,
-    "SOLVER.IMS_PER_BATCH": 1,
-    "SOLVER.ACCUMULATE": 1,
-    "SOLVER.CHECKPOINT_PERIOD": 1,
-    "SOLVER.CHECKPOINTS_KEPT": 0,
-    "DATALOADER.NUM_WORKERS": 0,
-    "INPUT.MIN_SIZE_TEST": 0,
-    "INPUT.MAX_SIZE_TEST": 1,
-    "TEST.EVAL_PERIOD": 0,
-    "TEST.AUG.MAX_SIZE": 1,
-    "MODEL.SparseRCNN.NUM_CLASSES": 1,
-    "MODEL.SparseRCNN.NUM_PROPOSALS": 1,
-    "MODEL.SparseRCNN.NHEADS": 1,
-    "MODEL.SparseRCNN.NUM_HEADS": 1,
-    "MODEL.SparseRCNN.DENOISING_QUERIES": 0,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 1,
-    "MODEL.ROI_ROUTING.CANONICAL_BOX_SIZE": 1,
-}
+TABLE = (*RUN_TABLE, *MODEL_TABLE)
+
+# Larger integers lose digits where they meet floating-point numbers.
+LARGEST_INTEGER = 2**53
+
+logger = logging.getLogger(__name__)
 
 
 def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False, processes: int = 1) -> None:
@@ -60,7 +33,7 @@ def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False, pr
         cfg: the config.
         resume: continue from the checkpoint in `OUTPUT_DIR`, for which `MODEL.WEIGHTS` does not matter. A training that
             has none yet starts from the beginning; an evaluation needs one.
-        eval_only: the training data need not be there.
+        eval_only: the training data need not be there, but there must be weights.
         processes: that share the training batch.
 
     Raises:
@@ -69,20 +42,22 @@ def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False, pr
     has_checkpoint = bool(resumable_checkpoints(cfg.OUTPUT_DIR))
     if resume and eval_only and not has_checkpoint:
         raise InputError(f"--resume: there is no checkpoint in OUTPUT_DIR {cfg.OUTPUT_DIR} to evaluate")
+    if eval_only and not resume and not cfg.MODEL.WEIGHTS:
+        raise InputError("MODEL.WEIGHTS is empty: --eval-only would measure a model that learned nothing")
     check_model(cfg, with_weights=not (resume and has_checkpoint))
     if not eval_only and cfg.SOLVER.IMS_PER_BATCH % processes:
         raise InputError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {processes} processes cannot share equally; "
             f"choose a multiple of {processes}"
         )
-    _check_evaluation(cfg)
-    _check_proposals(cfg)
     check_datasets(cfg, train=not eval_only)
+    if not eval_only:
+        _say_what_is_doubtful(cfg)
     _check_writable(cfg.OUTPUT_DIR)
 
 
 def check_model(cfg: CfgNode, with_weights: bool = True) -> None:
-    """Check all that needs neither the model nor data: names, numbers, and that the weights are there.
+    """Check all that needs no data: names, numbers, that a model can be built of them, and that the weights are there.
 
     Args:
         cfg: the config.
@@ -91,51 +66,72 @@ def check_model(cfg: CfgNode, with_weights: bool = True) -> None:
     Raises:
         InputError: the first mistake.
     """
-    for key, registry in (("MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY), ("MODEL.BACKBONE.NAME", BACKBONE_REGISTRY)):
-        check_choice(key, attrgetter(key)(cfg), _names(registry))
-    for key, choices in CHOICES.items():
-        check_choice(key, attrgetter(key)(cfg), choices)
-    for key, smallest in SMALLEST_VALUES.items():
-        if attrgetter(key)(cfg) < smallest:
-            raise InputError(f"{key} is {attrgetter(key)(cfg)}; it must be at least {smallest}")
-    if cfg.TEST.COMPILE and not cfg.TEST.PREPARE:
-        raise InputError("TEST.COMPILE is True, but TEST.PREPARE is False: set TEST.PREPARE to True")
+    for key, value in _leaves(cfg):
+        _check_number(key, value)
+    for checks in TABLE:
+        if checks.applies(cfg):
+            _check_by_table(cfg, checks)
     weights = cfg.MODEL.WEIGHTS
     is_local = "://" not in weights
     if with_weights and weights and is_local and not os.path.isfile(weights.partition("?")[0]):
-        raise InputError(f"MODEL.WEIGHTS: there is no file {weights}")
+        raise InputError(f"MODEL.WEIGHTS: there is no file {one_line(weights)}")
+    _check_builds(cfg)
 
 
-def _names(registry: Registry) -> list[str]:
-    return sorted(name for name, _ in registry)
+def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
-def _check_evaluation(cfg: CfgNode) -> None:
-    """What evaluation reads only once training is over."""
-    sizes = cfg.TEST.AUG.MIN_SIZES
-    if cfg.TEST.AUG.ENABLED and not (sizes and all(isinstance(size, int) and size > 0 for size in sizes)):
-        raise InputError(f"TEST.AUG.MIN_SIZES is {sizes}; it must list the shorter sides in pixels of the views")
-    if cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.CVPODS_TTA and cfg.TEST.AUG.SCALE_FILTER:
-        check_scale_ranges(sizes, cfg.TEST.AUG.SCALE_RANGES)
-    for entry in cfg.TEST.EXPECTED_RESULTS:
-        if not _is_expected_result(entry):
-            raise InputError(
-                f"TEST.EXPECTED_RESULTS: {entry} must be [task, metric, value, tolerance], like ['bbox', 'AP', 42, 0.5]"
-            )
+def _check_number(key: str, value: object) -> None:
+    for x in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(x, float) and x != x:
+            raise InputError(f"{key} is {value}; nan is no number")
+        if isinstance(x, int) and abs(x) > LARGEST_INTEGER:
+            raise InputError(f"{key} is an integer beyond {LARGEST_INTEGER}")
 
 
-def _check_proposals(cfg: CfgNode) -> None:
-    """What says that proposals are precomputed must agree with what needs them."""
-    if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals" and not cfg.MODEL.LOAD_PROPOSALS:
-        raise InputError("MODEL.PROPOSAL_GENERATOR.NAME is PrecomputedProposals: set MODEL.LOAD_PROPOSALS to True")
-    if cfg.MODEL.LOAD_PROPOSALS and cfg.TEST.AUG.ENABLED:
-        raise InputError("TEST.AUG.ENABLED is True, but precomputed proposals (MODEL.LOAD_PROPOSALS) fit no other view")
+def _check_by_table(cfg: CfgNode, checks: Checks) -> None:
+    for key, choices in checks.choices.items():
+        names = sorted(name for name, _ in choices) if isinstance(choices, Registry) else choices
+        check_choice(key, attrgetter(key)(cfg), names)
+    for key, requirement in checks.values.items():
+        value = attrgetter(key)(cfg)
+        if not requirement.holds(value):
+            raise InputError(f"{describe([(key, value)])}; it must {requirement.says}")
+    for keys, relation in checks.relations.items():
+        values = attrgetter(*keys)(cfg)
+        if not relation.holds(*values):
+            raise InputError(f"{describe(zip(keys, values, strict=True))}; {relation.says}")
 
 
-def _is_expected_result(entry: object) -> bool:
-    if not isinstance(entry, list | tuple) or len(entry) != 4:
-        return False
-    return all(isinstance(x, str) for x in entry[:2]) and all(isinstance(x, int | float) for x in entry[2:])
+def _say_what_is_doubtful(cfg: CfgNode) -> None:
+    for checks in TABLE:
+        for keys, relation in checks.doubtful.items():
+            values = attrgetter(*keys)(cfg)
+            if checks.applies(cfg) and not relation.holds(*values):
+                logger.warning(f"{describe(zip(keys, values, strict=True))}; {relation.says}.")
+
+
+def _check_builds(cfg: CfgNode) -> None:
+    """Build the model without memory for its weights, where that can be done: some mistakes only its parts know."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.TIMM.PRETRAINED = False  # these need not be fetched twice
+    with torch.random.fork_rng(devices=[]):
+        for device in ("meta", "cpu"):
+            cfg.MODEL.DEVICE = device
+            try:
+                with torch.device(device):
+                    build_model(cfg)
+                return
+            except InputError:
+                raise
+            except Exception:  # not every model can be built so; the trace of a fault belongs where it is built to run
+                continue
 
 
 def _check_writable(folder: str) -> None:
@@ -143,5 +139,6 @@ def _check_writable(folder: str) -> None:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise InputError(f"OUTPUT_DIR {folder!r} is no folder that can be written to: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"OUTPUT_DIR {folder!r} is no folder that can be written to: {reason}") from error

@@ -33,7 +33,6 @@ def launch(main: Callable[..., None], args: argparse.Namespace, main_args: tuple
     """
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         return _run_under_torchrun(main, main_args, timeout)
-    _check(args)
     if args.num_gpus * args.num_machines == 1:
         return main(*main_args)
     alone = args.num_machines == 1 and args.dist_url in ("auto", default_argument_parser().get_default("dist_url"))
@@ -48,7 +47,15 @@ def launch(main: Callable[..., None], args: argparse.Namespace, main_args: tuple
     machines.leave()
 
 
-def _check(args: argparse.Namespace) -> None:
+def check_launch(args: argparse.Namespace) -> None:
+    """Check how many processes a command line asks for, and where machines meet.
+
+    Args:
+        args: of detectron2's `default_argument_parser`.
+
+    Raises:
+        InputError: the first mistake.
+    """
     gpus = torch.cuda.device_count()
     if args.num_gpus < 1 or (gpus and args.num_gpus > gpus):
         available = f", but this machine has {gpus}" if gpus else "; it counts the processes, at least 1"

@@ -6,12 +6,12 @@ from functools import partial
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data.detection_utils import read_image
 from detectron2.layers import batched_nms
 from detectron2.modeling import DatasetMapperTTA
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from ..data.images import read_image
 from ..errors import InputError
 from .voting import soft_vote_by_class
 

@@ -1,6 +1,7 @@
 """Pictures and videos in and out: what a user named, where results go, and one clear error when that cannot be."""
 
 import glob
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..data.images import read_image
 from ..errors import InputError
 
+# Drawing takes 120 bytes for each pixel.
+MAX_DRAWN_PIXELS = 2**24
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEO_CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 DEFAULT_FRAMES_PER_SECOND = 25.0  # for videos that do not say
@@ -30,7 +34,7 @@ def find_pictures(names: list[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+            matches = sorted(p for p in _list(path) if p.suffix.lower() in PICTURE_SUFFIXES)
             problem = f"folder {name} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))})"
         elif path.is_file():
             matches, problem = [path], ""
@@ -45,11 +49,38 @@ def find_pictures(names: list[str]) -> list[Path]:
     return list(found)
 
 
+def _list(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"--input: cannot list folder {folder} ({error.strerror})") from error
+
+
+def read_picture(path: Path, max_pixels: int) -> np.ndarray:
+    """Read a picture as training reads images: (H, W, 3) uint8 RGB. One too large to draw is made smaller.
+
+    Args:
+        path: of the file.
+        max_pixels: a picture of more is refused before it is decoded.
+
+    Raises:
+        InputError: see `read_image`.
+    """
+    picture = read_image(str(path), "RGB", max_pixels)
+    height, width = picture.shape[:2]
+    scale = math.sqrt(MAX_DRAWN_PIXELS / (height * width))
+    if scale >= 1:
+        return picture
+    size = max(int(width * scale), 1), max(int(height * scale), 1)
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
 def plan_outputs(pictures: list[Path], output: str | None) -> list[Path | None]:
     """The file for each result; folders are made. A single picture may go to a named file, others go to a folder.
 
     Raises:
-        InputError: the folder is a file, or two results, or a result and a picture, would be the same file.
+        InputError: the folder is a file, or two results, or a result and a picture, would be the same file, or a link
+            in the folder leads a result out of it.
     """
     if output is None:
         return [None] * len(pictures)
@@ -65,6 +96,8 @@ def plan_outputs(pictures: list[Path], output: str | None) -> list[Path | None]:
             raise InputError(f"{origin[path]} and {picture} would both become {path}: draw them in two runs")
         if path.resolve() == picture.resolve():
             raise InputError(f"--output {output} would overwrite {picture}: name another folder")
+        if path.is_symlink() and not names_file:
+            raise InputError(f"--output: {path} is a link to {path.resolve()}, which would be overwritten; remove it")
         origin[path] = picture
     return list(planned)
 

@@ -60,6 +60,67 @@ def test_malformed_yaml(tmp_path, text):
     assert "YAML" in message and path in message and "line" in message
 
 
+def multiply(first, more):
+    lines = [f"k0: &k0 {first}", *(f"k{i + 1}: &k{i + 1} {more.format(', '.join([f'*k{i}'] * 9))}" for i in range(20))]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (multiply("[1]", "[{}]"), "config.yaml, line 5: aliases multiply to more than 10000 values"),
+        (multiply("{k: 1}", "{{<<: [{}]}}"), "config.yaml, line 5: aliases multiply to more than 10000 values"),
+        ("A: &a [*a]\n", "config.yaml, line 1: this value holds itself"),
+        ("A: " + "[" * 60000 + "\n", "config.yaml is nested too deeply"),
+        ("SEED: 1\n" * 10000, "config.yaml has more than 65536 characters"),
+        ("SEED: " + "9" * 5000 + "\n", "config.yaml cannot be read: Exceeds the limit"),
+        (f"OUTPUT_DIR: '{'-' * 60000}1'\n", "config.yaml has a value that is nested too deeply"),
+        ("SEED: 1\nVERSION: 2\nSEED: 3\n", "config.yaml, line 3: the key SEED stands here a second time"),
+        ("SEED:\n", "config key SEED has no value; leave it out for the default, -1"),
+        ("MODEL:\n", "config key MODEL"),
+        ("OUTPUT_DIR: 2024-01-01\n", "config.yaml, line 1: the tag tag:yaml.org,2002:timestamp"),
+        ("1: 2\n", "config.yaml, line 1: a key must be a word"),
+        ("[A]: 2\n", "config.yaml, line 1: a key must be a word"),
+        ("SEED: \0\n", "malformed YAML in"),
+        ("SEED: 1\n---\nSEED: 2\n", "malformed YAML in"),
+        ("_BASE_: [a.yaml]\n", "config.yaml must be the name of one file"),
+        ("_BASE_: http://localhost:1/a.yaml\n", "is 'http://localhost:1/a.yaml'; it must be a file on this machine"),
+        ("_BASE_: detectron2://a.yaml\n", "it must be a file on this machine"),
+        ("SOLVER:\n  BASE_LR: " + "x" * 50000, "SOLVER.BASE_LR"),
+    ],
+)
+def test_a_hostile_or_careless_file_gets_one_short_line(tmp_path, text, message):
+    found = error_of(write(tmp_path, text))
+    assert message in found and len(found) < 600 and found.isprintable()
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "config.yaml").write_bytes(bytes(range(256)))
+    assert "config.yaml is not text in UTF-8" in error_of(str(tmp_path / "config.yaml"))
+
+
+def test_a_loop_over_several_files(tmp_path):
+    write(tmp_path, "_BASE_: b.yaml\n", "a.yaml")
+    (tmp_path / "link.yaml").symlink_to("a.yaml")
+    write(tmp_path, "_BASE_: link.yaml\n", "b.yaml")
+    assert "leads back to" in error_of(str(tmp_path / "a.yaml"))
+
+
+def test_what_is_wrong_in_a_base_is_said_of_the_base(tmp_path):
+    write(tmp_path, "SEED: 1\nSEED: 2\n", "base.yaml")
+    assert "base.yaml, line 2" in error_of(write(tmp_path, "_BASE_: base.yaml\n"))
+
+
+def test_aliases_may_be_used_with_measure(tmp_path):
+    text = "MODEL:\n  PIXEL_MEAN: &three [1.0, 2.0, 3.0]\n  PIXEL_STD: *three\n"
+    assert load_config(write(tmp_path, text)).MODEL.PIXEL_STD == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "xpu:0"])
+def test_devices_that_are_not_there(name):
+    assert f"MODEL.DEVICE is {name!r}" in error_of(None, ["MODEL.DEVICE", name])
+
+
 @pytest.mark.parametrize("text", ["", "just words\n", "- a\n- list\n", "_BASE_: config.yaml\n"])
 def test_a_file_that_is_no_config(tmp_path, text):
     path = write(tmp_path, text)

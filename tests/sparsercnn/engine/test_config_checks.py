@@ -1,15 +1,19 @@
 """Mistakes in a config get one line that names the key and what to do, before the model is built."""
 
+from pathlib import Path
+
 import pytest
 
 from sparsercnn import load_config
 from sparsercnn.engine import check_config, check_model
 from sparsercnn.errors import InputError
 
+CONFIGS = Path(__file__).parents[3] / "configs"
+
 
 @pytest.fixture
 def cfg():
-    return load_config(options=["MODEL.META_ARCHITECTURE", "SparseRCNN", "MODEL.BACKBONE.NAME", "build_neck_backbone"])
+    return load_config(CONFIGS / "quickstart.yaml", ["MODEL.DEVICE", "cpu", "TEST.AUG.ENABLED", True])
 
 
 def error_of(cfg, key, value):
@@ -58,7 +62,7 @@ def test_precisions_of_training(cfg, name):
         ("MODEL.ROI_ROUTING.CANONICAL_BOX_SIZE", -224, 1),
         ("INPUT.MIN_SIZE_TEST", -1, 0),
         ("TEST.EVAL_PERIOD", -1, 0),
-        ("TEST.AUG.MAX_SIZE", 0, 1),
+        ("TEST.AUG.MAX_SIZE", 0, 32),
     ],
 )
 def test_numbers_that_make_no_sense(cfg, key, value, smallest):
@@ -67,7 +71,6 @@ def test_numbers_that_make_no_sense(cfg, key, value, smallest):
 
 @pytest.mark.parametrize("sizes", [(), (0, 400), ("400",)])
 def test_views_of_test_time_augmentation_have_sizes(cfg, sizes):
-    cfg.TEST.AUG.ENABLED = True
     assert str(sizes) in error_of(cfg, "TEST.AUG.MIN_SIZES", sizes)
 
 

@@ -123,6 +123,29 @@ def test_falls_back_with_one_log_line(dataset, reason, monkeypatch, caplog):
     assert_same(results, run(COCOEvaluator("fast_evaluation"), outputs))
 
 
+@pytest.mark.parametrize("first", [1, 0, -1, -9])
+@pytest.mark.parametrize("is_installed", [pytest.param(True, marks=installed), False])
+def test_annotations_may_have_any_ids(dataset, tmp_path, first, is_installed, monkeypatch):
+    if not is_installed:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    content = dataset()
+    outputs = {}
+    del content["annotations"][3:]
+    for i, annotation in enumerate(content["annotations"]):
+        annotation |= {"id": first + i, "image_id": i + 1, "iscrowd": 0}
+        found = Instances((SIZE, SIZE), pred_boxes=Boxes(xyxy(annotation["bbox"])), scores=torch.ones(1))
+        found.pred_classes = torch.tensor([CATEGORIES.index(annotation["category_id"])])
+        outputs[i + 1] = {"instances": found}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    results = run(FastCOCOEvaluator("fast_evaluation"), outputs)["bbox"]
+    assert (results["AP"], results["AP75"]) == pytest.approx((100, 100))
+
+
+def xyxy(box):
+    x, y, w, h = box
+    return torch.tensor([[x, y, x + w, y + h]])
+
+
 def test_writes_the_files_that_detectron2_writes(dataset, tmp_path):
     outputs = predict(dataset())
     run(FastCOCOEvaluator("fast_evaluation", output_dir=str(tmp_path / "fast")), outputs)

@@ -1,0 +1,106 @@
+"""Checks that the files which annotations name are there, inside of the folder that was given, and readable."""
+
+import math
+import os
+import reprlib
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ..errors import InputError, one_line
+from .images import read_image
+
+NAMES_SHOWN = 5
+# Images of a data set that are decoded: all of a small one, a sample of a large one, where all would take minutes.
+IMAGES_READ = 500
+# Each may hold an image of INPUT.MAX_PIXELS.
+READING_THREADS = 8
+
+
+def check_files(folder: str | None, names: Sequence[str], ids: Sequence[int | str], source: str) -> list[str]:
+    """Check that files are there and that neither their names nor links lead out of a folder.
+
+    Args:
+        folder: may be a link itself. None: the files may lie anywhere.
+        names: relative to `folder`, or absolute paths inside of it.
+        ids: of the images that the files belong to, for messages.
+        source: annotation file that names them, for messages.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        InputError: a file is missing or lies elsewhere.
+    """
+    root = os.sep if folder is None else os.path.realpath(folder)
+    paths = [os.path.join(folder or "", name) for name in names]
+    by_folder: dict[str, dict[str, int]] = defaultdict(dict)
+    for i, path in enumerate(paths):
+        if not _is_a_name(path):
+            raise _refused(names[i], ids[i], source, "has a name that no file can have")
+        parent, base = os.path.split(path)
+        by_folder[parent][base] = i
+    missing = []
+    leaves = f"leads out of the folder {folder}; name a folder that holds all files"
+    for parent, members in by_folder.items():
+        i = next(iter(members.values()))
+        if not _is_inside(os.path.realpath(parent or "."), root):
+            raise _refused(names[i], ids[i], source, leaves)
+        if not os.path.isdir(parent or "."):
+            raise InputError(f"{source}: image {ids[i]!r} lies in a folder that is not there, {one_line(parent)}")
+        # One listing is much faster than asking for every file.
+        with os.scandir(parent or ".") as entries:
+            is_link = {entry.name: entry.is_symlink() for entry in entries}
+        for base, i in members.items():
+            if base not in is_link:
+                missing.append(paths[i])
+            elif is_link[base] and not _is_inside(os.path.realpath(paths[i]), root):
+                raise _refused(names[i], ids[i], source, leaves)
+    if missing:
+        raise InputError(f"{source}: {len(missing)} of {len(names)} images are missing: {some(missing)}")
+    return paths
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return path == root or path.startswith(root if root.endswith(os.sep) else root + os.sep)
+
+
+def _is_a_name(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half a character, as JSON can write it
+        return False
+
+
+def _refused(name: str, image_id: object, source: str, why: str) -> InputError:
+    return InputError(f"{source}: the file of image {image_id!r}, {reprlib.repr(name)}, {why}")
+
+
+def check_readable(paths: Sequence[str], sizes: Sequence[tuple[int, int]], source: str, max_pixels: int) -> None:
+    """Read a sample of at most `IMAGES_READ` images.
+
+    Args:
+        paths: of the image files.
+        sizes: width and height of each, as the annotations say; empty if they do not.
+        source: annotation file, for messages.
+        max_pixels: see `read_image`.
+
+    Raises:
+        InputError: an image cannot be read, or has another size.
+    """
+
+    def read(i: int) -> None:
+        height, width = read_image(paths[i], "RGB", max_pixels).shape[:2]
+        if sizes and (width, height) != sizes[i]:
+            expected = "{}×{}".format(*sizes[i])
+            raise InputError(f"{source} says that {paths[i]} has {expected} pixels, but it has {width}×{height}")
+
+    sample = range(0, len(paths), math.ceil(len(paths) / IMAGES_READ) or 1)
+    with ThreadPoolExecutor(READING_THREADS) as pool:
+        for _ in pool.map(read, sample):
+            pass
+
+
+def some(names: Sequence[str]) -> str:
+    """The first `NAMES_SHOWN` of these names, for a message."""
+    return ", ".join(one_line(str(name)) for name in names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
