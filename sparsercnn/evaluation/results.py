@@ -53,10 +53,11 @@ def read_results(dataset: str, folder: Path) -> list[ImageResult]:
     predictions = defaultdict(list)
     for prediction in json.loads(path.read_text()):
         predictions[prediction["image_id"]].append(prediction)
-    # Data sets that are not COCO files have no category ids of their own.
+    records = DatasetCatalog.get(dataset)
+    # Known once the data set was loaded. Those that are not COCO files have no category ids of their own.
     contiguous_id = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id")
     results = []
-    for record in DatasetCatalog.get(dataset):
+    for record in records:
         found = predictions[record["image_id"]]
         classes = [contiguous_id[p["category_id"]] if contiguous_id else p["category_id"] for p in found]
         size = record["height"], record["width"]
