@@ -13,7 +13,7 @@ from ..architectures import num_classes, num_classes_key
 from ..errors import InputError, did_you_mean, one_line
 from .coco_json import check_coco_json
 from .content import Content
-from .image_files import check_files, check_readable, some
+from .image_files import find_files, find_unreadable, some
 from .proposal_files import check_proposal_file
 from .voc_xml import check_voc
 
@@ -38,8 +38,7 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
     for name in dict.fromkeys(train_names + tuple(cfg.DATASETS.TEST)):
         _check_registered(name)
         contents[name] = content = _check_content(name, name in cfg.DATASETS.TEST, name in train_names)
-        paths = check_files(_image_root(name), content.files, content.ids, content.source)
-        check_readable(paths, content.sizes, content.source, cfg.INPUT.MAX_PIXELS)
+        _check_images(cfg, name, content)
         _check_number_of_classes(cfg, name, content.classes)
         if name in train_names:
             _say_what_is_left_out(name, content)
@@ -107,6 +106,23 @@ def _content_of_dicts(name: str) -> Content:
             size = content.sizes[i] if content.sizes else (math.inf, math.inf)
             content.tally.add(box, size, bool(annotation.get("iscrowd", 0)))
     return content
+
+
+def _check_images(cfg: CfgNode, name: str, content: Content) -> None:
+    """The images are in their folder and can be read, but for those that training is told to skip."""
+    paths, missing = find_files(_image_root(name), content.files, content.ids, content.source)
+    skips = cfg.DATALOADER.BAD_IMAGES == "skip" and name not in cfg.DATASETS.TEST
+    problem = f"{content.source}: {len(missing)} of {len(paths)} images are missing: {some(missing)}"
+    if missing and not (skips and len(missing) < len(paths)):
+        raise InputError(problem)
+    if missing:
+        logger.warning(f"{problem}; they are skipped.")
+        return
+    problems = list(find_unreadable(paths, content.sizes, content.source, cfg.INPUT.MAX_PIXELS))
+    if problems and not skips:
+        raise InputError(problems[0])
+    if problems:
+        logger.warning(f"{content.source}: {len(problems)} images cannot be used and are skipped: {some(problems)}.")
 
 
 def _check_number_of_classes(cfg: CfgNode, name: str, classes: list[str]) -> None:

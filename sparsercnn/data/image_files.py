@@ -4,7 +4,7 @@ import math
 import os
 import reprlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..errors import InputError, one_line
@@ -17,8 +17,10 @@ IMAGES_READ = 500
 READING_THREADS = 8
 
 
-def check_files(folder: str | None, names: Sequence[str], ids: Sequence[int | str], source: str) -> list[str]:
-    """Check that files are there and that neither their names nor links lead out of a folder.
+def find_files(
+    folder: str | None, names: Sequence[str], ids: Sequence[int | str], source: str
+) -> tuple[list[str], list[str]]:
+    """Find the files of a folder, and check that neither their names nor links lead out of it.
 
     Args:
         folder: may be a link itself. None: the files may lie anywhere.
@@ -27,10 +29,10 @@ def check_files(folder: str | None, names: Sequence[str], ids: Sequence[int | st
         source: annotation file that names them, for messages.
 
     Returns:
-        Their paths.
+        Their paths, and those of them that are missing.
 
     Raises:
-        InputError: a file is missing or lies elsewhere.
+        InputError: a file lies elsewhere, or in a folder that is not there.
     """
     root = os.sep if folder is None else os.path.realpath(folder)
     paths = [os.path.join(folder or "", name) for name in names]
@@ -56,9 +58,7 @@ def check_files(folder: str | None, names: Sequence[str], ids: Sequence[int | st
                 missing.append(paths[i])
             elif is_link[base] and not _is_inside(os.path.realpath(paths[i]), root):
                 raise _refused(names[i], ids[i], source, leaves)
-    if missing:
-        raise InputError(f"{source}: {len(missing)} of {len(names)} images are missing: {some(missing)}")
-    return paths
+    return paths, missing
 
 
 def _is_inside(path: str, root: str) -> bool:
@@ -76,8 +76,10 @@ def _refused(name: str, image_id: object, source: str, why: str) -> InputError:
     return InputError(f"{source}: the file of image {image_id!r}, {reprlib.repr(name)}, {why}")
 
 
-def check_readable(paths: Sequence[str], sizes: Sequence[tuple[int, int]], source: str, max_pixels: int) -> None:
-    """Read a sample of at most `IMAGES_READ` images.
+def find_unreadable(
+    paths: Sequence[str], sizes: Sequence[tuple[int, int]], source: str, max_pixels: int
+) -> Iterator[str]:
+    """What is wrong with images, of a sample of at most `IMAGES_READ`: it cannot be read, or has another size.
 
     Args:
         paths: of the image files.
@@ -85,20 +87,22 @@ def check_readable(paths: Sequence[str], sizes: Sequence[tuple[int, int]], sourc
         source: annotation file, for messages.
         max_pixels: see `read_image`.
 
-    Raises:
-        InputError: an image cannot be read, or has another size.
+    Returns:
+        A message for each.
     """
 
-    def read(i: int) -> None:
-        height, width = read_image(paths[i], "RGB", max_pixels).shape[:2]
-        if sizes and (width, height) != sizes[i]:
-            expected = "{}×{}".format(*sizes[i])
-            raise InputError(f"{source} says that {paths[i]} has {expected} pixels, but it has {width}×{height}")
+    def problem(i: int) -> str:
+        try:
+            height, width = read_image(paths[i], "RGB", max_pixels).shape[:2]
+        except InputError as error:
+            return str(error)
+        if not sizes or (width, height) == sizes[i]:
+            return ""
+        return f"{source} says that {paths[i]} has {sizes[i][0]}×{sizes[i][1]} pixels, but it has {width}×{height}"
 
     sample = range(0, len(paths), math.ceil(len(paths) / IMAGES_READ) or 1)
     with ThreadPoolExecutor(READING_THREADS) as pool:
-        for _ in pool.map(read, sample):
-            pass
+        yield from filter(None, pool.map(problem, sample))
 
 
 def some(names: Sequence[str]) -> str:

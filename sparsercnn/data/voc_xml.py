@@ -10,7 +10,7 @@ from detectron2.utils.file_io import PathManager
 from ..errors import InputError, one_line
 from .coco_json import LARGEST_COORDINATE
 from .content import Content
-from .image_files import check_files
+from .image_files import find_files, some
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 # What the VOC metrics read besides the box: detectron2 expects them all.
@@ -49,7 +49,10 @@ def check_voc(folder: str, split: str, classes: Sequence[str], evaluated: bool =
     if repeated is not None:
         raise InputError(f"{listing} lists image {repeated!r} twice")
     content = Content(listing, [f"{i}.jpg" for i in ids], ids, [], list(classes))
-    for path in check_files(os.path.join(folder, "Annotations"), [f"{i}.xml" for i in ids], ids, listing):
+    paths, missing = find_files(os.path.join(folder, "Annotations"), [f"{i}.xml" for i in ids], ids, listing)
+    if missing:
+        raise InputError(f"{listing}: {len(missing)} of {len(ids)} annotation files are missing: {some(missing)}")
+    for path in paths:
         _FileCheck(path).add_to(content, evaluated)
     return content
 

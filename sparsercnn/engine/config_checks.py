@@ -12,6 +12,7 @@ from fvcore.common.registry import Registry
 
 from ..data import check_datasets
 from ..errors import InputError, check_choice, one_line
+from ..evaluation.test_time_augmentation import check_scale_ranges
 from .build import build_model
 from .checkpoint import resumable_checkpoints
 from .model_table import MODEL_TABLE
@@ -71,6 +72,9 @@ def check_model(cfg: CfgNode, with_weights: bool = True) -> None:
     for checks in TABLE:
         if checks.applies(cfg):
             _check_by_table(cfg, checks)
+    augmentation = cfg.TEST.AUG
+    if augmentation.ENABLED and augmentation.CVPODS_TTA and augmentation.SCALE_FILTER:
+        check_scale_ranges(augmentation.MIN_SIZES, augmentation.SCALE_RANGES)
     weights = cfg.MODEL.WEIGHTS
     is_local = "://" not in weights
     if with_weights and weights and is_local and not os.path.isfile(weights.partition("?")[0]):

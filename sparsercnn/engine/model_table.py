@@ -21,6 +21,9 @@ from .requirements import WORD, Checks, Requirement, at_least, between, each, in
 
 # What `detectron2.layers.get_norm` knows.
 NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
+# What detectron2 takes besides the registered proposal generators.
+PRECOMPUTED = "PrecomputedProposals"
 
 
 def _uses_resnet(cfg: CfgNode) -> bool:
@@ -93,6 +96,9 @@ TWO_STAGES = Checks(
         "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
         "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
         "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
+        "MODEL.RPN.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+        "MODEL.ROI_BOX_HEAD.NORM": NORMS,
     },
     values={
         "MODEL.ROI_HEADS.IN_FEATURES": each(WORD),
@@ -100,6 +106,7 @@ TWO_STAGES = Checks(
         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": at_least(1),
         "MODEL.ROI_HEADS.POSITIVE_FRACTION": between(0, 1),
         "MODEL.ROI_HEADS.NMS_THRESH_TEST": between(0, 1),
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": between(0, 1),
         "MODEL.RPN.IN_FEATURES": each(WORD),
         "MODEL.RPN.BATCH_SIZE_PER_IMAGE": at_least(1),
         "MODEL.RPN.POSITIVE_FRACTION": between(0, 1),
@@ -111,8 +118,7 @@ TWO_STAGES = Checks(
 )
 
 PROPOSAL_GENERATOR = Checks(
-    # The other name that detectron2 takes.
-    lambda cfg: TWO_STAGES.applies(cfg) and cfg.MODEL.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals",
+    lambda cfg: TWO_STAGES.applies(cfg) and cfg.MODEL.PROPOSAL_GENERATOR.NAME != PRECOMPUTED,
     choices={"MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY},
 )
 

@@ -106,6 +106,7 @@ def unless(exception: Any, requirement: Requirement) -> Requirement:
 NUMBER = Requirement("be a finite number", is_number)
 WORD = Requirement("be a word", lambda x: isinstance(x, str) and x != "")
 INCREASING = Requirement("increase", lambda values: all(a < b for a, b in zip(values, values[1:], strict=False)))
+SMALLEST_FIRST = Requirement("begin with the smallest", lambda values: min(values) == values[0])
 
 
 def describe(values: Iterable[tuple[str, object]]) -> str:

@@ -8,10 +8,12 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
 from ..config import AMP_PRECISIONS, PRECISIONS
 from ..data.images import LARGEST_MAX_PIXELS, MAX_ASPECT_RATIO
+from ..data.training import BAD_IMAGES, SAMPLERS
 from .optimizer import OPTIMIZERS
 from .requirements import (
     INCREASING,
     NUMBER,
+    SMALLEST_FIRST,
     WORD,
     Checks,
     Requirement,
@@ -27,7 +29,6 @@ from .requirements import (
 )
 from .schedule import SCHEDULES
 
-SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 CROP_TYPES = ("relative_range", "relative", "absolute", "absolute_range")
 # With an image of the largest aspect ratio, a smaller limit of the longer side would leave nothing of the shorter one.
 SMALLEST_MAX_SIZE = MAX_ASPECT_RATIO // 2
@@ -64,6 +65,7 @@ EVERY_MODEL = Checks(
         "DATASETS.TEST": each(WORD, shortest=0),
         "DATALOADER.NUM_WORKERS": between(0, 1024),
         "TEST.DETECTIONS_PER_IMAGE": at_least(-1),
+        "DISTRIBUTED.TIMEOUT": at_least(1),
         "TEST.EXPECTED_RESULTS": each(
             Requirement("be [task, metric, value, tolerance], like ['bbox', 'AP', 42, 0.5]", _is_expected_result), 0
         ),
@@ -79,6 +81,9 @@ EVERY_MODEL = Checks(
         ),
         ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"): Requirement(
             "the shorter side cannot be the longer one; set both to fit the longer side", lambda low, high: low <= high
+        ),
+        ("MODEL.LOAD_PROPOSALS", "TEST.AUG.ENABLED"): Requirement(
+            "precomputed proposals fit no other view of an image", lambda loads, views: not (loads and views)
         ),
         ("TEST.PREPARE", "TEST.COMPILE"): Requirement(
             "only a prepared model is compiled", lambda prepare, compiles: prepare or not compiles
@@ -104,11 +109,13 @@ TRAINING = Checks(
         "INPUT.CROP.TYPE": CROP_TYPES,
         "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
         "DATALOADER.SAMPLER_TRAIN": SAMPLERS,
+        "DATALOADER.BAD_IMAGES": BAD_IMAGES,
     },
     values={
         "INPUT.MIN_SIZE_TRAIN": each(at_least(0)),
         "INPUT.MAX_SIZE_TRAIN": at_least(SMALLEST_MAX_SIZE),
         "INPUT.CROP.SIZE": each(above(0), 2, 2),
+        "INPUT.SCALE_JITTER": unless([], every(each(above(0), 2, 2), SMALLEST_FIRST)),
         "DATALOADER.REPEAT_THRESHOLD": at_least(0),
         "DATALOADER.RANDOM_SUBSET_RATIO": every(above(0), at_most(1)),
         "SOLVER.MAX_ITER": at_least(1),
@@ -117,13 +124,15 @@ TRAINING = Checks(
         "SOLVER.EMA_DECAY": every(at_least(0), below(1)),
         "SOLVER.REFERENCE_WORLD_SIZE": at_least(0),
         "SOLVER.CHECKPOINT_PERIOD": at_least(1),
+        "SOLVER.CHECKPOINTS_KEPT": at_least(0),
+        "SOLVER.MAX_SKIPPED_STEPS": at_least(0),
         "SOLVER.BASE_LR": above(0),
         "SOLVER.BASE_LR_END": at_least(0),
         "SOLVER.BACKBONE_MULTIPLIER": at_least(0),
         "SOLVER.BIAS_LR_FACTOR": at_least(0),
         "SOLVER.MOMENTUM": between(0, 1),
         "SOLVER.WEIGHT_DECAY": at_least(0),
-        "SOLVER.WEIGHT_DECAY_NORM": at_least(0),
+        "SOLVER.WEIGHT_DECAY_NORM": unless(None, at_least(0)),
         "SOLVER.WEIGHT_DECAY_BIAS": unless(None, at_least(0)),
         "SOLVER.GAMMA": above(0),
         "SOLVER.STEPS": every(each(at_least(0), shortest=0), INCREASING),

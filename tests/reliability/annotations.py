@@ -42,7 +42,7 @@ OUTCOMES = ("loaded", "refused", "traces", "silent_wrong", "wrongly_refused", "v
 # What a message must say about the place, beside the file: an entry, or that it is about the file as a whole.
 PLACE = re.compile(
     r"(image|annotation|category|object) (number )?[-\w'\[{(.]|object with id|is not JSON|is not in COCO format|"
-    r"lists no|lists image|cannot be read|holds no object to train on|images are missing|cannot read image|"
+    r"lists no|lists image|cannot be read|holds no object to train on|are missing|cannot read image|"
     r"the annotation has|the size is|says that"
 )
 

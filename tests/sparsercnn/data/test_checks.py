@@ -252,6 +252,25 @@ def test_a_data_set_from_python_code(mine, tmp_path, monkeypatch):
         MetadataCatalog.remove("from_code")
 
 
+@pytest.mark.parametrize("name", ["a.png", "c.png"])
+def test_images_that_training_skips_are_named_and_no_mistake(mine, tmp_path, caplog, name):
+    cfg, write = mine
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "b.png")
+    write({**GOOD, "images": [*GOOD["images"], {**GOOD["images"][0], "id": 2, "file_name": "b.png"}]})
+    (tmp_path / "a.png").write_bytes(b"") if name == "a.png" else (tmp_path / "a.png").unlink()
+    cfg.DATALOADER.BAD_IMAGES = "skip"
+    with pytest.raises(InputError, match="a.png"):
+        check_datasets(cfg)
+    cfg.DATASETS.TEST = ()
+    check_datasets(cfg)
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("sparsercnn.data")]
+    assert "a.png" in line and "skipped" in line
+    (tmp_path / "a.png").unlink(missing_ok=True)
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(InputError, match="2 of 2 images are missing"):
+        check_datasets(cfg)
+
+
 @pytest.mark.parametrize("keep", [0, 60])
 def test_an_empty_or_truncated_image_is_named(mine, tmp_path, keep):
     cfg, _ = mine

@@ -83,7 +83,7 @@ def test_what_only_the_voc_metrics_need(voc):
     [
         ("", "train.txt lists no images"),
         ("a\na", "train.txt lists image 'a' twice"),
-        ("b", "train.txt: 1 of 1 images are missing: .*b.xml"),
+        ("b", "train.txt: 1 of 1 annotation files are missing: .*b.xml"),
         ("../../a", "train.txt: the file of image '../../a', '../../a.xml', leads out of the folder"),
         ("/etc/passwd", "'/etc/passwd.xml', leads out of the folder"),
         (b"a\xff", "train.txt cannot be read"),
