@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
+from torch import nn
 
 
 @functools.cache
@@ -35,3 +36,13 @@ def first_error(error: str | None) -> str | None:
     if not any(failed for (failed,) in numbers_of_all([error is not None])):
         return None
     return next(message for message in comm.all_gather(error) if message is not None)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of the first one's model, whose checkpoints hold them. All must call this.
+
+    Running statistics of norms are each process's own while it trains.
+    """
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)

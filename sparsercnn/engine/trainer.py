@@ -29,6 +29,7 @@ from ..evaluation.proposals import COCOAndProposalEvaluator
 from ..evaluation.stages import with_stages
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
 from ..randomness import Purpose, seed_generators
+from .agreement import share_buffers
 from .build import amp_precision, build_inference_model, build_model, prepare_for_training
 from .checkpoint import SparseRCNNCheckpointer
 from .checkpoint_metadata import run_metadata
@@ -167,21 +168,25 @@ class Trainer(DefaultTrainer):
         with self.storage, self.signals:
             try:
                 self._run()
-            except FloatingPointError as error:
-                raise InputError(str(error)) from error
-            except OSError as error:
-                if error.errno not in DISK_FULL:
-                    raise
-                raise InputError(
-                    f"cannot write to {self.cfg.OUTPUT_DIR}: {error.strerror}; training stopped"
-                ) from error
             except Exception as error:
-                if not isinstance(error, InputError):
-                    logger.exception("Exception during training:")
+                if mistake := self._as_input_error(error):
+                    logger.error(f"Training stopped: {mistake}")
+                    raise mistake from error
+                logger.exception("Exception during training:")
                 raise
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             verify_results(self.cfg, self._last_eval_results)
             return self._last_eval_results
+        return None
+
+    def _as_input_error(self, error: Exception) -> InputError | None:
+        """What a user should be told in one line; None if the error is the program's."""
+        if isinstance(error, InputError):
+            return error
+        if isinstance(error, FloatingPointError):
+            return InputError(str(error))
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return InputError(f"cannot write to OUTPUT_DIR {self.cfg.OUTPUT_DIR}: {error.strerror}")
         return None
 
     def _run(self) -> None:
@@ -230,6 +235,7 @@ class Trainer(DefaultTrainer):
         seed_generators(self.seed, Purpose.EVALUATION, self.iter, comm.get_rank())
         try:
             with self.signals.act_at_once():
+                share_buffers(self.evaluated)
                 self._last_eval_results = self.test(self.cfg, self.evaluated)
         except Stopped:
             self.checkpoints.save_unless_saved()

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -60,9 +60,13 @@ def run(count: int, seed: int, folder: Path) -> dict[str, int]:
     """
     data = folder / "shapes"
     prepare_shapes(data, IMAGES, size=40)
-    start = time.monotonic()
-    _finish(_start(data, folder / "undisturbed", workers=0), folder / "undisturbed")
-    duration = time.monotonic() - start
+    # The first process waits for the imports of the one that it is forked from.
+    warm_up = _context().Process(target=int)
+    warm_up.start()
+    warm_up.join()
+    began = time.monotonic()
+    finish(start(data, folder / "undisturbed", workers=0), folder / "undisturbed")
+    duration = time.monotonic() - began
     moments = random.Random(seed)
     figures = Counter(kills=0, during_checkpoint=0, during_evaluation=0, equal=0)
     while figures["kills"] < count:
@@ -70,14 +74,14 @@ def run(count: int, seed: int, folder: Path) -> dict[str, int]:
         before, after = WORKERS[number % len(WORKERS)]
         output = folder / f"killed_{number}"
         moment = _moment(KINDS[number % len(KINDS)], moments, duration, output)
-        process = _start(data, output, before)
+        process = start(data, output, before)
         # One that has ended before its moment came was not killed: again, at another moment.
         if _kill(process, moment):
             figures["kills"] += 1
             figures["during_checkpoint"] += any(output.glob(f"*{PARTIAL}"))
             figures["during_evaluation"] += _is_evaluating(output)
             figures[f"workers_{before}" if before == after else "workers_changed"] += 1
-            _finish(_start(data, output, after, "--resume"), output)
+            finish(start(data, output, after, "--resume"), output)
             if differences := differing(folder / "undisturbed", output):
                 print(f"{output} differs: {'; '.join(differences)}", file=sys.stderr)
                 continue
@@ -125,12 +129,31 @@ def _is_evaluating(output: Path) -> bool:
     return log.count("Start inference on") > log.count("in csv format")
 
 
-def _start(data: Path, output: Path, workers: int, *flags: str) -> BaseProcess:
-    """A process of its own that runs train_net.py."""
+def start(
+    data: Path, output: Path, workers: int, *flags: str, options: Sequence[str] = (), environment: dict | None = None
+) -> BaseProcess:
+    """A process of its own that runs train_net.py.
+
+    Args:
+        data: folder of the generated shapes.
+        output: folder of the run; what it prints goes to OUTPUT.txt beside it.
+        workers: loading processes.
+        flags: of train_net.py.
+        options: config keys and values in turn, after those above.
+        environment: variables to add.
+    """
     splits = [[f"kill_{split}", str(annotation_file(data, split)), str(data / split)] for split in SPLITS]
     argv = ["--config-file", str(ROOT / "configs" / "quickstart.yaml"), *flags, *OPTIONS]
-    argv += ["DATASETS.COCO_JSON", repr(splits), "DATALOADER.NUM_WORKERS", str(workers), "OUTPUT_DIR", str(output)]
-    process = _context().Process(target=_train, args=(argv, f"{output}.txt"))
+    argv += [
+        "DATASETS.COCO_JSON",
+        repr(splits),
+        "DATALOADER.NUM_WORKERS",
+        str(workers),
+        "OUTPUT_DIR",
+        str(output),
+        *options,
+    ]
+    process = _context().Process(target=_train, args=(argv, f"{output}.txt", environment or {}))
     process.start()
     return process
 
@@ -143,11 +166,12 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _train(argv: list[str], printed: str) -> None:
+def _train(argv: list[str], printed: str, environment: dict) -> None:
     """Run train_net.py in this process; what it prints goes to a file."""
     descriptor = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    os.environ.update(environment)
     torch.set_num_threads(1)
     # Loading processes start as they do in a training that was started from a shell.
     multiprocessing.set_start_method(None, force=True)
@@ -167,7 +191,7 @@ def _kill(process: BaseProcess, moment: Callable[[], bool]) -> bool:
     return process.exitcode == -signal.SIGKILL
 
 
-def _finish(process: BaseProcess, output: Path) -> None:
+def finish(process: BaseProcess, output: Path) -> None:
     process.join(SECONDS_WAITED)
     if process.exitcode != 0:
         process.kill()
@@ -186,10 +210,8 @@ def _remove(output: Path) -> None:
 def differing(expected: Path, actual: Path) -> list[str]:
     """What of two finished runs in these folders is not bit for bit the same."""
     names = {file.name for folder in (expected, actual) for file in folder.glob("*.pth*")}
-    differences = [
-        name for name in sorted(names) if not _same(_checkpoint(expected / name), _checkpoint(actual / name))
-    ]
-    if _metrics(expected) != _metrics(actual):
+    differences = [name for name in sorted(names) if not same(checkpoint(expected / name), checkpoint(actual / name))]
+    if metrics(expected) != metrics(actual):
         differences.append("metrics.json")
     for name in ("metrics.json", "coco_instances_results.json"):
         path = Path("inference") / "kill_val" / name
@@ -198,22 +220,22 @@ def differing(expected: Path, actual: Path) -> list[str]:
     return differences
 
 
-def _checkpoint(path: Path) -> object:
+def checkpoint(path: Path) -> object:
     return torch.load(path, weights_only=True) if path.is_file() else None
 
 
-def _same(a: object, b: object) -> bool:
+def same(a: object, b: object) -> bool:
     """Whether two trees of tensors and plain values are equal, NaN to NaN."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes()
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
-        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(_same, a, b))
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(same, a, b))
     return repr(a) == repr(b)
 
 
-def _metrics(folder: Path) -> list[str]:
+def metrics(folder: Path) -> list[str]:
     """The lines without what was measured, NaN equal to NaN."""
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     return [repr({key: value for key, value in line.items() if key not in MEASURED}) for line in lines]
