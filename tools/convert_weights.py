@@ -20,6 +20,7 @@ from sparsercnn.conversion import CONVERTERS
 from sparsercnn.engine import build_model
 from sparsercnn.engine.checkpoint_files import read_tensors
 from sparsercnn.errors import InputError
+from sparsercnn.files import write_whole
 
 NAMES_SHOWN = 5
 # Under which of its entries a training's checkpoint holds the weights, the best first.
@@ -91,13 +92,11 @@ def write_checkpoint(state: Mapping[str, Tensor], output: str) -> None:
     Raises:
         InputError: it cannot be written there.
     """
-    partial = f"{output}.partial"
     try:
         os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
-        torch.save({"model": dict(state)}, partial)
-        os.replace(partial, output)
-    except (OSError, RuntimeError) as error:  # torch says the latter of folders that are not there
-        raise InputError(f"{output} cannot be written: {error}") from error
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error}") from error
+    write_whole(output, lambda file: torch.save({"model": dict(state)}, file))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -196,7 +196,8 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
         names = set(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         misfits = _misfits(incompatible)
-        if any(name.startswith("head.head_series.") for name in names):
+        heads = {name for name in self.model.state_dict() if name.startswith("head.")}
+        if names & heads:  # not a backbone alone
             refused = bool(misfits)
         else:
             misfits = {name: text for name, text in misfits.items() if name.startswith("backbone.") or name in names}

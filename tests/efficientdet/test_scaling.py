@@ -93,6 +93,7 @@ def test_training_follows_the_paper():
     assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM) == ("SGD", 0.16, 0.9)
     assert (cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM) == (4e-5, 0.0)
     assert tuple(cfg.INPUT.SCALE_JITTER) == (0.1, 2.0)
+    assert cfg.SOLVER.EMA_DECAY == 0.9998
     node = cfg.MODEL.EFFICIENTDET
     assert (node.FOCAL_ALPHA, node.FOCAL_GAMMA, node.HUBER_DELTA, node.BOX_WEIGHT) == (0.25, 1.5, 0.1, 50.0)
 

@@ -73,7 +73,7 @@ def test_a_config_of_another_size(weights, tmp_path, capsys):
 
 def test_a_place_where_nothing_can_be_written(weights, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in error(capsys, weights, tmp_path / "file" / "out.pth")
+    assert "cannot write" in error(capsys, weights, tmp_path / "file" / "out.pth")
 
 
 def test_an_unknown_source(weights, tmp_path, capsys):
