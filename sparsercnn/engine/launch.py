@@ -29,7 +29,7 @@ def launch(main: Callable[..., None], args: argparse.Namespace, main_args: tuple
     Raises:
         InputError: the arguments cannot be, or a process raised one.
         ProcessFailedError: a process failed in another way, was killed, or stands still.
-        KeyboardInterrupt: all processes were asked to stop, and have.
+        Stopped: all processes were asked to stop, and have.
     """
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         return _run_under_torchrun(main, main_args, timeout)
