@@ -13,8 +13,9 @@ A training that was interrupted, in whatever way, continues with the same comman
 had happened. State comes from the checkpoint, settings from the command: a changed learning rate or schedule applies
 from there on, and the log names what changed. Without --resume, a folder that holds a run is left alone.
 
-Exit status: 0 done; 2 a mistake or a training that cannot go on, with one line that says why; 130 stopped by Ctrl-C,
-143 by SIGTERM, 129 by SIGHUP, with a checkpoint after the iteration that was running. A second signal stops at once.
+Exit status: 0 done; 2 a mistake or a training that cannot go on, with one line that says why; 1 a process failed or was
+killed; 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, with a checkpoint after the iteration that was running. A
+second signal stops at once.
 """
 
 import argparse
@@ -22,19 +23,20 @@ import contextlib
 import logging
 import os
 import sys
+from datetime import timedelta
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from torch.multiprocessing import ProcessExitedException
 
 from sparsercnn import load_config
 from sparsercnn.data import register_config_datasets
 from sparsercnn.engine import SparseRCNNCheckpointer, Trainer, check_config
-from sparsercnn.engine.interrupt import STOPPING, Stopped, forward_signals
+from sparsercnn.engine.interrupt import Stopped, forward_signals
 from sparsercnn.engine.launch import check_launch, launch
+from sparsercnn.engine.ranks import ProcessFailedError
 from sparsercnn.engine.run_folder import changed_settings, check_run_folder, remove_run
 from sparsercnn.errors import InputError
 
@@ -92,13 +94,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         return
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    try:
-        trainer.train()
-    except Stopped as stop:
-        if comm.get_world_size() > 1:
-            # Nothing else of an interrupt gets from one process to another.
-            raise SystemExit(stop.code) from stop
-        raise
+    trainer.train()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,16 +105,16 @@ def main(argv: list[str] | None = None) -> int:
         cfg = read_config(args)
         starts_others = args.num_gpus > 1 and "RANK" not in os.environ
         with forward_signals() if starts_others else contextlib.nullcontext(received) as received:
-            launch(run, args, (args, cfg))
+            launch(run, args, (args, cfg), timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ProcessFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
-        return stopped(stop.code if isinstance(stop, Stopped) else 130)
-    except ProcessExitedException as stop:
-        if stop.exit_code not in [128 + number for number in STOPPING]:
-            raise
-        return stopped(128 + received[0] if received else stop.exit_code)
+        code = stop.code if isinstance(stop, Stopped) else 130
+        return stopped(128 + received[0] if received else code)
     return 0
 
 

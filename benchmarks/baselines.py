@@ -27,8 +27,8 @@ class PerStageCriterion(nn.Module):
     def __init__(self, criterion: SetCriterion):
         super().__init__()
         self.weights = criterion.weights
-        self.alpha = criterion.alpha
-        self.gamma = criterion.gamma
+        self.alpha = criterion.class_loss.alpha
+        self.gamma = criterion.class_loss.gamma
 
     def forward(self, logits: Tensor, boxes: Tensor, targets: list[Instances]) -> dict[str, Tensor]:
         """See `SetCriterion.forward`."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_argument_parser
 from PIL import Image
 
 import train_net
@@ -36,20 +35,20 @@ SECTIONS = {"SOLVER", "solver", "MODEL", "INPUT", "DATASETS", "DATALOADER", "TES
 SECTIONS |= {"FLOAT32_PRECISION", "FASTER_RCNN"}
 
 MISTAKES = """
---num-gpus 0                                 | --num-gpus is 0; it must be at least 1
---num-gpus -1                                | --num-gpus is -1; it must be at least 1
---num-machines 0                             | --num-machines is 0
---num-machines -2                            | --num-machines is -2
---machine-rank 1                             | --machine-rank is 1; it must be from 0 to 0
---machine-rank -1                            | --machine-rank is -1
---num-machines 2 --machine-rank 2            | --machine-rank is 2; it must be from 0 to 1
---num-machines 2 --dist-url auto             | --dist-url is 'auto'; it must be like tcp://
---dist-url tcp://10.0.0.1                    | --dist-url is 'tcp://10.0.0.1'
---dist-url tcp://10.0.0.1:port               | --dist-url is 'tcp://10.0.0.1:port'
---dist-url 10.0.0.1:29500                    | --dist-url is '10.0.0.1:29500'
---dist-url ''                                | --dist-url is ''
+--num-gpus 0                                 | --num-gpus 0; it counts the processes, at least 1
+--num-gpus -1                                | --num-gpus -1; it counts the processes, at least 1
+--num-machines 0                             | --num-machines 0; it must be at least 1
+--num-machines -2                            | --num-machines -2; it must be at least 1
+--machine-rank 1                             | --machine-rank 1, but with --num-machines 1 ranks are 0 to 0
+--machine-rank -1                            | --machine-rank -1
+--num-machines 2 --machine-rank 2            | --machine-rank 2, but with --num-machines 2 ranks are 0 to 1
+--num-machines 2 --dist-url auto             | --num-machines 2 needs --dist-url tcp://HOST:PORT
+--dist-url tcp://10.0.0.1                    | --dist-url 'tcp://10.0.0.1'; it must be like tcp://HOST:PORT
+--dist-url tcp://10.0.0.1:port               | --dist-url 'tcp://10.0.0.1:port'
+--dist-url 10.0.0.1:29500                    | --dist-url '10.0.0.1:29500'
+--dist-url ''                                | --dist-url ''
 --num-gpus 3                                 | SOLVER.IMS_PER_BATCH is 2 | multiple of 3
---resume                                     | --resume: there is no checkpoint in OUTPUT_DIR
+--resume --eval-only                         | --resume: there is no checkpoint in OUTPUT_DIR
 --eval-only                                  | MODEL.WEIGHTS is empty: --eval-only
 --eval-only MODEL.WEIGHTS gone.pth           | MODEL.WEIGHTS: there is no file gone.pth
 --config-file gone.yaml                      | config file gone.yaml does not exist
@@ -264,7 +263,7 @@ def add(command, more):
 
 
 def read_config(command):
-    return train_net.read_config(default_argument_parser().parse_args(command))
+    return train_net.read_config(train_net.read_arguments(command))
 
 
 def test_the_command_without_a_mistake_is_accepted(right, caplog):

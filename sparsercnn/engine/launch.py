@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -29,7 +30,7 @@ def launch(main: Callable[..., None], args: argparse.Namespace, main_args: tuple
     Raises:
         InputError: the arguments cannot be, or a process raised one.
         ProcessFailedError: a process failed in another way, was killed, or stands still.
-        KeyboardInterrupt: all processes were asked to stop, and have.
+        Stopped: all processes were asked to stop, and have.
     """
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         return _run_under_torchrun(main, main_args, timeout)
@@ -67,10 +68,22 @@ def check_launch(args: argparse.Namespace) -> None:
             f"--machine-rank {args.machine_rank}, but with --num-machines {args.num_machines} ranks are 0 to "
             f"{args.num_machines - 1}"
         )
-    if args.num_machines > 1 and args.dist_url in ("auto", default_argument_parser().get_default("dist_url")):
+    if args.dist_url not in ("auto", default_argument_parser().get_default("dist_url")):
+        _check_address(args.dist_url)
+    elif args.num_machines > 1:
         raise InputError(
             f"--num-machines {args.num_machines} needs --dist-url tcp://HOST:PORT, of the machine of rank 0"
         )
+
+
+def _check_address(url: str) -> None:
+    parts = urlsplit(url)
+    try:
+        is_address = parts.scheme == "tcp" and bool(parts.hostname) and parts.port is not None
+    except ValueError:  # of a port that is no number
+        is_address = False
+    if not is_address:
+        raise InputError(f"--dist-url {url!r}; it must be like tcp://HOST:PORT, of the machine of rank 0")
 
 
 def _run_under_torchrun(main: Callable[..., None], main_args: tuple, timeout: timedelta) -> None:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from ..errors import InputError
 from ..processes import describe_loss, is_lost_connection, joined_processes
+from .interrupt import FORWARDED, STOPPING, Stopped
 from .machines import PERIOD, Machines
 
 # Seconds in which the other processes, one having failed, save what they can and end by themselves; and in which they
@@ -38,9 +39,9 @@ class Report:
     """How a process ended that did not end well.
 
     Args:
-        kind: "mistake" for an `InputError`, "stop" for a signal that asked for it, "lost" where it misses another
+        kind: "mistake" for an `InputError`, "stop" where a signal asked for it, "lost" where it misses another
             process, "failure" for all else.
-        text: for the user.
+        text: for the user; of a stop, the number of the signal.
     """
 
     kind: str
@@ -82,8 +83,7 @@ class Rank:
             report.send(Report("mistake", str(error)))
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            report.send(Report("stop", ""))
-            sys.exit(getattr(stop, "code", 128 + signal.SIGINT))
+            sys.exit(stop.code if isinstance(stop, Stopped) else 128 + signal.SIGINT)
         except Exception as error:
             if is_lost_connection(error):
                 report.send(Report("lost", f"{self} {describe_loss(error, self.timeout)}"))
@@ -129,7 +129,7 @@ class Ranks:
         Raises:
             InputError: one found a mistake of the user.
             ProcessFailedError: one failed, here or on another machine.
-            KeyboardInterrupt: they were asked to stop, and have.
+            Stopped: they were asked to stop, and have.
         """
         failures: dict[int, Report] = {}
         elsewhere, deadline, standing = None, math.inf, []
@@ -164,6 +164,8 @@ class Ranks:
                 return self.reports[i].recv()
         code = self.processes[i].exitcode
         assert code is not None
+        if code == -FORWARDED or code - 128 in STOPPING:
+            return Report("stop", str(abs(code) % 128))
         if code > 0:
             return Report("failure", f"{self.ranks[i]} exited with status {code}")
         name = signal.Signals(-code).name
@@ -181,8 +183,9 @@ class Ranks:
 
     def _raise(self, failures: list[Report], elsewhere: str | None, standing: list[int]) -> NoReturn:
         """Raise what went wrong first; who lost the connection to another process knows the least."""
-        if any(report.kind == "stop" for report in failures):
-            raise KeyboardInterrupt
+        for report in failures:
+            if report.kind == "stop":
+                raise Stopped(int(report.text))
         first = next((report for report in failures if report.kind != "lost"), None)
         if first is None and elsewhere is not None:
             raise ProcessFailedError(f"stopped because another machine did: {elsewhere}")

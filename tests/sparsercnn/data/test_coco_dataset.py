@@ -36,7 +36,9 @@ def make_content(seed=0, images=30, text_ids=False):
         if rng.integers(3) == 0:
             annotation["parts"] = [{"name": "}, {", "at": [{"x": 1}, {"x": 2}]}, {"name": "\\"}]
         annotations.append(annotation)
-    names = [{"file_name": f"ordner/bild ü {i}.jpg", "height": 40 + i % 30, "width": 60 - i % 30} for i in range(images)]
+    names = [
+        {"file_name": f"ordner/bild ü {i}.jpg", "height": 40 + i % 30, "width": 60 - i % 30} for i in range(images)
+    ]
     return {
         "annotations": annotations,
         "images": [{"id": i, **image} for i, image in zip(ids, names, strict=True)],

@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import pytest
 import torch
 from detectron2.engine import default_argument_parser
@@ -15,5 +17,5 @@ def complain(what):
 def test_a_mistake_found_in_any_process_arrives_as_it_was_raised(processes):
     args = default_argument_parser().parse_args(["--num-gpus", processes])
     with pytest.raises(InputError) as raised:
-        launch(complain, args, ("it",))
+        launch(complain, args, ("it",), timedelta(seconds=60))
     assert str(raised.value) == "it is wrong:\n    in one respect"
