@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     if args.profile:
         parts = {"matching": (ours.matcher, "forward"), "matching: costs": (ours.matcher, "costs")}
-        parts |= {"class loss": (ours, "_class_loss"), "box losses": (ours, "_box_losses")}
+        parts |= {"losses": (ours, "losses_of_pairs"), "losses: class": (ours, "_class_loss")}
         harness.print_profile("Ours", lambda: backward(ours), parts, args.device)
         parts = {"matching": (plain, "match"), "losses": (plain, "_losses")}
         harness.print_profile("Baseline", lambda: backward(plain), parts, args.device)

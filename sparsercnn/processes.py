@@ -64,6 +64,8 @@ def joined_processes(
     logging.getLogger(TRAIN_LOOP_LOGGER).addFilter(_says_what_went_wrong)
     yield
     wait_for_all()
+    # Where the first process holds the store (no torchrun that does), it must not end before the others have looked.
+    dist.barrier()
     _meeting = None
     dist.destroy_process_group()
 

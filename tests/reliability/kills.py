@@ -21,6 +21,7 @@ import torch
 
 from sparsercnn.data.shapes import SPLITS, annotation_file, prepare_shapes
 from sparsercnn.engine.events import MEASURED
+from sparsercnn.engine.checkpoint_metadata import METADATA
 from sparsercnn.files import PARTIAL
 
 ROOT = Path(__file__).parents[2]
@@ -221,7 +222,11 @@ def differing(expected: Path, actual: Path) -> list[str]:
 
 
 def checkpoint(path: Path) -> object:
-    return torch.load(path, weights_only=True) if path.is_file() else None
+    if not path.is_file():
+        return None
+    content = torch.load(path, weights_only=True)
+    content.pop(METADATA)  # it names the folder of the run
+    return content
 
 
 def same(a: object, b: object) -> bool:
