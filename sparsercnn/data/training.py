@@ -2,7 +2,10 @@
 
 import itertools
 import logging
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -189,12 +192,22 @@ class Samples(Dataset):
 
 
 def leave_signals_to_parent(worker: int) -> None:
-    """Make a loading process ignore the signals that ask a training to stop, which come to all its processes.
+    """Make a loading process ignore the signals that ask a training to stop, which may come to all its processes.
 
-    The training process needs it to finish the iteration, and ends it.
+    The training process needs it to finish the iteration. It obeys SIGTERM from that process alone.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_parent_asks, daemon=True).start()
+
+
+def _end_when_parent_asks() -> None:
+    parent = multiprocessing.parent_process()
+    while parent and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
+    os._exit(0)
 
 
 class ReplacedImages:

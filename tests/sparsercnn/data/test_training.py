@@ -1,7 +1,9 @@
 """Training samples follow from the seed and their position alone, however they are loaded."""
 
 import itertools
+import os
 import random
+import subprocess
 
 import numpy as np
 import pytest
@@ -65,6 +67,23 @@ def test_loading_leaves_the_generators_of_this_process_alone():
     batches()
     batches(workers=1)
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states
+
+
+def kill_me(record):
+    """A mapper to which a stranger sends the signals of a terminal and of a job manager."""
+    for number in ("INT", "HUP", "TERM"):
+        subprocess.run(["sh", "-c", f"kill -{number} {os.getpid()}"], check=True)
+    return drawn(record)
+
+
+def test_workers_leave_signals_to_their_parent_and_end_with_it():
+    assert batches(kill_me, workers=1, count=1) == batches(count=1)
+    loader = iter(TrainingBatches(RECORDS, drawn, lambda seed: order.shuffled(len(RECORDS)), 2, num_workers=1))
+    next(loader)
+    (worker,) = loader._workers
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
 
 
 def test_another_seed_gives_another_order_and_other_numbers():
