@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -158,7 +158,7 @@ class Detector:
             InputError: a picture cannot be read, or is of none of these kinds.
         """
         if isinstance(images, list):
-            return [self.predict(image, threshold) for image in images]
+            return [cast(Detections, self.predict(image, threshold)) for image in images]
         picture = as_picture(images)
         found = self._predictor(picture)
         kept = found[found.scores > (self.threshold if threshold is None else threshold)]

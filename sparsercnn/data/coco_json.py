@@ -3,7 +3,7 @@
 import json
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from detectron2.utils.file_io import PathManager
@@ -142,7 +142,7 @@ class EntryCheck:
             size = f"{_brief.repr(entry['width'])}×{_brief.repr(entry['height'])}"
             raise self.fail("image", i, entry, f"has {size} pixels; sides are 1 to {LARGEST_COORDINATE:.0f} long")
 
-    def annotation(self, i: int, entry: dict, images: dict, categories: dict, evaluated: bool) -> None:
+    def annotation(self, i: int, entry: dict, images: Container, categories: Container, evaluated: bool) -> None:
         self.keys("annotation", i, entry, id=int, image_id=(int, str), category_id=int)
         if evaluated:
             self.keys("annotation", i, entry, area=(int, float))

@@ -68,7 +68,7 @@ def _read_images(array: Raw, check: EntryCheck, piece: int) -> Arrays:
         kinds = set(map(type, map(attrgetter("id"), entries[:1] + images[:1] + entries)))
         sizes = [image.width for image in entries] + [image.height for image in entries]
         are_sizes = 0 < min(sizes) and max(sizes) <= LARGEST_COORDINATE
-        if len(kinds) > 1 or not are_sizes or (kinds == {int} and max(abs(x.id) for x in entries) > LARGEST_ID):
+        if len(kinds) > 1 or not are_sizes or (kinds == {int} and max(abs(int(x.id)) for x in entries) > LARGEST_ID):
             explain(plain())
         images += entries
     if not images:

@@ -20,7 +20,7 @@ class Tally:
     empty: int = 0
     outside: int = 0
 
-    def add(self, box: Sequence[float], size: Sequence[int], is_crowd: bool) -> None:
+    def add(self, box: Sequence[float], size: Sequence[float], is_crowd: bool) -> None:
         """Count one annotation.
 
         Args:
@@ -64,6 +64,6 @@ class Content:
     source: str
     files: list[str]
     ids: list[int | str]
-    sizes: list[tuple[int, int]]
+    sizes: list[tuple[float, float]]
     classes: list[str]
     tally: Tally = field(default_factory=Tally)

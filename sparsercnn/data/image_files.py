@@ -77,7 +77,7 @@ def _refused(name: str, image_id: object, source: str, why: str) -> InputError:
 
 
 def find_unreadable(
-    paths: Sequence[str], sizes: Sequence[tuple[int, int]], source: str, max_pixels: int
+    paths: Sequence[str], sizes: Sequence[tuple[float, float]], source: str, max_pixels: int
 ) -> Iterator[str]:
     """What is wrong with images, of a sample of at most `IMAGES_READ`: it cannot be read, or has another size.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,18 +58,18 @@ class Matches:
                 f"{name}{k}": column for name, column in zip(("image", "found", "ignored"), columns, strict=True)
             }
         with open(path, "wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> Matches:
         """Read what `save` wrote."""
         with np.load(path) as arrays:
             classes = range(arrays["objects"].shape[1])
-            columns = ([arrays[f"{name}{k}"] for k in classes] for name in ("image", "found", "ignored"))
-            return cls(arrays["objects"], *columns, arrays["recalls"])
+            image, found, ignored = ([arrays[f"{name}{k}"] for k in classes] for name in ("image", "found", "ignored"))
+            return cls(arrays["objects"], image, found, ignored, arrays["recalls"])
 
 
-def _flags(by_area: Sequence[Sequence[Mapping | None]], name: str, most: int, thresholds: int) -> np.ndarray:
+def _flags(by_area: np.ndarray, name: str, most: int, thresholds: int) -> np.ndarray:
     """(A, T, D) bool of one class, the detections of all images one after the other."""
     none = np.zeros((thresholds, 0), dtype=bool)
     return np.stack(

@@ -66,7 +66,8 @@ class UnfinishedEvaluation:
             os.makedirs(self._path, exist_ok=True)
             arrays = pack(self.waiting)
             # A name that no other process has, also if it is of another machine or of an earlier attempt.
-            write_whole(os.path.join(self._path, f"{uuid.uuid4().hex}.npz"), lambda file: np.savez(file, **arrays))
+            path = os.path.join(self._path, f"{uuid.uuid4().hex}.npz")
+            write_whole(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
             self.waiting, self.written = [], time.monotonic()
 
     def remove(self) -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from sparsercnn.data.shapes import SPLITS, annotation_file, prepare_shapes
-from sparsercnn.engine.events import MEASURED
 from sparsercnn.engine.checkpoint_metadata import METADATA
+from sparsercnn.engine.events import MEASURED
 from sparsercnn.files import PARTIAL
 
 ROOT = Path(__file__).parents[2]
