@@ -19,6 +19,7 @@ from PIL import Image
 
 import train_net
 from sparsercnn import load_config
+from sparsercnn.data import SparseRCNNDatasetMapper
 from sparsercnn.engine import TrainStep, build_model
 from sparsercnn.engine.failed_step import replay
 from sparsercnn.errors import InputError
@@ -379,14 +380,15 @@ def test_an_output_folder_that_is_a_file(tiny, tmp_path, capsys):
 def test_an_image_that_breaks_during_training_is_named_and_what_was_learned_is_saved(
     tiny, tmp_path, capsys, monkeypatch
 ):
-    whole_step = TrainStep.run_step
+    read, calls = SparseRCNNDatasetMapper.__call__, []
 
-    def step(self):
-        if self.iter == 2:
+    def broken(self, record):
+        calls.append(record)
+        if len(calls) == 2 * 2 + 1:
             raise InputError("cannot read image broken.png: truncated")
-        whole_step(self)
+        return read(self, record)
 
-    monkeypatch.setattr(TrainStep, "run_step", step)
+    monkeypatch.setattr(SparseRCNNDatasetMapper, "__call__", broken)
     assert "broken.png" in error_of(capsys, "OUTPUT_DIR", tmp_path, "SOLVER.MAX_ITER", 4)
     assert torch.load(tmp_path / "model_0000001.pth", weights_only=True)["iteration"] == 1
     monkeypatch.undo()
@@ -394,6 +396,22 @@ def test_an_image_that_breaks_during_training_is_named_and_what_was_learned_is_s
     trainer = torch.load(tmp_path / "model_final.pth", weights_only=True)["trainer"]
     steps = [state["step"].item() for state in trainer["_trainer"]["optimizer"]["state"].values()]
     assert set(steps) == {4}
+
+
+def test_images_that_cannot_be_read_may_be_skipped(tiny, tmp_path, monkeypatch):
+    read = SparseRCNNDatasetMapper.__call__
+
+    def broken(self, record):
+        if self.is_train and record["file_name"].endswith("2.png"):
+            raise InputError("cannot read image 2.png: truncated")
+        return read(self, record)
+
+    monkeypatch.setattr(SparseRCNNDatasetMapper, "__call__", broken)
+    assert run("OUTPUT_DIR", tmp_path, "SOLVER.MAX_ITER", 4, "DATALOADER.BAD_IMAGES", "skip") == 0
+    # Four iterations of two are two passes over four images.
+    logged = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert logged[0]["replaced_images"] == 2
+    assert (tmp_path / "log.txt").read_text().count("cannot read image 2.png: truncated; skipped") == 1
 
 
 def test_resume_without_a_checkpoint_starts_from_the_beginning(tiny, tmp_path):

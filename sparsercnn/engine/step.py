@@ -27,6 +27,10 @@ from .not_finite import GradientNotFiniteError, NotFiniteError
 SMALLEST_LOSS_SCALE = 1e-4
 
 
+class UnusableImageError(InputError):
+    """An image of a batch cannot be used, in one of the processes; all raise this, before they have done anything."""
+
+
 class TrainStep(SimpleTrainer):
     """`SimpleTrainer` whose iteration may take several batches and run in lower precision.
 
@@ -73,10 +77,9 @@ class TrainStep(SimpleTrainer):
         """Take one step.
 
         Raises:
-            InputError: an image cannot be used, in this or another process.
-            NotFiniteError: a loss or a gradient is infinite or not a number, in this or another process.
-
-            Either way nothing has changed, but for the running statistics of norms.
+            UnusableImageError: an image cannot be used, in this or another process. Nothing has changed.
+            NotFiniteError: a loss or a gradient is infinite or not a number, in this or another process. Nothing has
+                changed but for the running statistics of norms.
         """
         start = time.perf_counter()
         batches = self._fetch_batches()
@@ -118,7 +121,7 @@ class TrainStep(SimpleTrainer):
         except InputError as found:
             error = str(found)
         if message := first_error(error):
-            raise InputError(message)
+            raise UnusableImageError(message)
         return batches
 
     def forward_backward(self, batch: list[dict], share: float) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ from .precise_bn import PreciseBatchNorm
 from .progress import ProgressLine
 from .saving import SaveBest, SaveCheckpoints
 from .schedule import build_lr_scheduler
-from .step import TrainStep
+from .step import TrainStep, UnusableImageError
 
 # What detectron2 logs a failed training to.
 TRAIN_LOOP_LOGGER = "detectron2.engine.train_loop"
@@ -57,10 +57,12 @@ class Trainer(DefaultTrainer):
     A run that is interrupted at any moment and continued ends as one that was not, bit for bit: weights, optimizer,
     metrics and best score. For that, what is random follows from the seed of the run and the iteration; a checkpoint
     holds all state (that of the hooks and of whatever is among the checkpointables of `checkpointer`); and what follows
-    a checkpoint in its iteration, the evaluation above all, is done again. It holds on the CPU with the same number of
-    threads, on a GPU with deterministic algorithms, and for one or two processes. With more, gradients are summed in an
-    order that depends on how long the processes have been running, so that the first step after an interruption may
-    round differently; another number of processes keeps the samples of each iteration, and sums in another order too.
+    a checkpoint in its iteration, the evaluation above all, is done again.
+
+    What can change the last bits: another number of threads; a GPU, unless PyTorch is told to use deterministic
+    algorithms; more than two processes, because the order in which the first step of a process sums gradients differs
+    from that of the later ones. Another number of processes keeps the images of each iteration, not the bits. Another
+    batch size begins where as many batches of that size would have ended.
 
     Other differences to `DefaultTrainer`: the optimizer, schedule, step and checkpointer of this package; settings are
     always those of the config, state is that of the checkpoint; signals that ask to stop finish the iteration and save;
@@ -219,9 +221,11 @@ class Trainer(DefaultTrainer):
             self._trainer.run_step()
         except NotFiniteError as error:
             self.failed_steps.handle(error, self._trainer)
-        except InputError:
+        except UnusableImageError:
             self.iter -= 1  # the last that is complete
             self.checkpoints.save_unless_saved()
+            # The first process that ends takes the others down, which may be saving.
+            comm.synchronize()
             raise
 
     def _evaluate(self) -> OrderedDict | None:

@@ -25,8 +25,8 @@ from sparsercnn.engine.events import MEASURED
 from sparsercnn.files import PARTIAL
 
 ROOT = Path(__file__).parents[2]
-# Everything that has state or draws random numbers: batch norm, dropout, crops, momenta, accumulated batches. The
-# periods of checkpoints, evaluations and metrics (20) do not divide one another.
+# Everything that has state or draws random numbers: batch norm, dropout, crops, momenta, accumulated batches, averaged
+# weights. The periods of checkpoints, evaluations and metrics (20) are not multiples of one another.
 OPTIONS = """
 MODEL.DEVICE cpu MODEL.RESNETS.OUT_FEATURES ['res2','res3'] MODEL.NECK.IN_FEATURES ['res2','res3']
 MODEL.ROI_HEADS.IN_FEATURES ['p2','p3'] MODEL.NECK.OUT_CHANNELS 16
@@ -35,7 +35,8 @@ MODEL.SparseRCNN.DIM_FEEDFORWARD 16 MODEL.SparseRCNN.DIM_DYNAMIC 8 MODEL.SparseR
 INPUT.MIN_SIZE_TRAIN (32,40) INPUT.CROP.ENABLED True INPUT.CROP.TYPE absolute_range INPUT.CROP.SIZE [16,40]
 INPUT.MIN_SIZE_TEST 32 DATASETS.TRAIN ('kill_train',) DATASETS.TEST ('kill_val',) SEED 1
 SOLVER.IMS_PER_BATCH 2 SOLVER.ACCUMULATE 2 SOLVER.MAX_ITER 26 SOLVER.WARMUP_ITERS 4 SOLVER.AMP.ENABLED False
-SOLVER.CHECKPOINT_PERIOD 5 TEST.EVAL_PERIOD 8
+SOLVER.CHECKPOINT_PERIOD 5 TEST.EVAL_PERIOD 8 SOLVER.EMA_DECAY 0.9 TEST.PRECISE_BN.ENABLED True
+TEST.PRECISE_BN.NUM_ITER 2
 """.split()
 IMAGES = {"train": 10, "val": 4}
 WORKERS = ((0, 0), (2, 2), (0, 2), (2, 0))
@@ -221,11 +222,12 @@ def differing(expected: Path, actual: Path) -> list[str]:
     return differences
 
 
-def checkpoint(path: Path) -> object:
+def checkpoint(path: Path) -> dict | None:
+    """What a file of weights holds, but for its metadata, which name the folder and the number of loading processes."""
     if not path.is_file():
         return None
     content = torch.load(path, weights_only=True)
-    content.pop(METADATA)  # it names the folder of the run
+    content.pop(METADATA)
     return content
 
 
