@@ -22,6 +22,7 @@ from sparsercnn import load_config
 from sparsercnn.data import SparseRCNNDatasetMapper
 from sparsercnn.engine import TrainStep, build_model
 from sparsercnn.engine.failed_step import replay
+from sparsercnn.engine.interrupt import STOPPING
 from sparsercnn.errors import InputError
 from tests.reliability.kills import checkpoint, metrics, same
 from tools import replay_batch
@@ -182,9 +183,18 @@ def test_weights_alone_are_not_resumed(trained, tmp_path, capsys):
     assert "weights.pth" in message and "no state of a training" in message
 
 
+@pytest.fixture
+def heeded():
+    """Tests may run in the background, where Ctrl-C is ignored, or under nohup."""
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in STOPPING}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_the_run_continues_as_if_nothing_had_happened(
-    trained, tmp_path, capsys, monkeypatch, number, code
+    trained, tmp_path, capsys, monkeypatch, heeded, number, code
 ):
     whole_step = TrainStep.run_step
 
@@ -197,7 +207,7 @@ def test_a_signal_saves_and_the_run_continues_as_if_nothing_had_happened(
     assert run("SOLVER.MAX_ITER", 3, "SEED", 3, "OUTPUT_DIR", tmp_path) == code
     assert "--resume" in capsys.readouterr().err
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is signal.default_int_handler
     monkeypatch.undo()
     assert run("SOLVER.MAX_ITER", 3, "SEED", 3, "OUTPUT_DIR", tmp_path, flags=["--resume"]) == 0
     assert same(checkpoint(trained / "model_final.pth"), checkpoint(tmp_path / "model_final.pth"))

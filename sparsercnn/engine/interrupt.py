@@ -14,6 +14,11 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FORWARDED = signal.SIGUSR1
 
 
+def _heeded() -> list[int]:
+    """Those of `STOPPING` that whoever started this process did not tell it to ignore, as nohup does with SIGHUP."""
+    return [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+
+
 class Stopped(KeyboardInterrupt):
     """A training stopped because a signal asked it to; nothing is lost.
 
@@ -32,6 +37,8 @@ class Stopped(KeyboardInterrupt):
 class StopSignals:
     """While this context is open, the first signal is noted for the training loop, and a second one acts as ever.
 
+    What this process was started to ignore, as nohup has it ignore SIGHUP, stays ignored.
+
     With several processes a second SIGTERM is ignored: whoever started them sends it to the rest as soon as one ends,
     and the rest may be saving.
 
@@ -49,7 +56,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self.received = self.agreed = 0
-        for number in (*STOPPING, FORWARDED):
+        for number in (*_heeded(), FORWARDED):
             self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -97,7 +104,7 @@ def forward_signals() -> Iterator[list[int]]:
         A list that holds the number of the first signal once it came.
     """
     received: list[int] = []
-    previous = {number: signal.getsignal(number) for number in STOPPING}
+    previous = {number: signal.getsignal(number) for number in _heeded()}
 
     def forward(number: int, frame: FrameType | None) -> None:
         received.append(number)
@@ -106,7 +113,7 @@ def forward_signals() -> Iterator[list[int]]:
         for process in multiprocessing.active_children():
             os.kill(process.pid, FORWARDED)  # type: ignore[arg-type]  # it was started, so it has a number
 
-    for number in STOPPING:
+    for number in previous:
         signal.signal(number, forward)
     try:
         yield received

@@ -25,6 +25,17 @@ def test_the_first_signal_is_noted_and_the_second_acts_as_ever(number, code, cap
         signal.signal(number, previous)
 
 
+def test_a_signal_that_nohup_has_it_ignore_stays_ignored():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with forward_signals() as forwarded, StopSignals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert not signals.received and not forwarded
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
 def test_during_an_evaluation_a_signal_acts_at_once():
     with StopSignals() as signals:
         with pytest.raises(Stopped) as stop, signals.act_at_once():
