@@ -92,6 +92,8 @@ def _run_under_torchrun(main: Callable[..., None], main_args: tuple, timeout: ti
         torch.cuda.set_device(local_rank)
     try:
         store, rank, processes = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun may start processes again with the store of those that failed.
+        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
         with joined_processes(store, rank, processes, local_processes, timeout):
             main(*main_args)
