@@ -4,6 +4,7 @@ import pytest
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from sparsercnn import load_config
+from sparsercnn.engine import check_model
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PUBLISHED = {
@@ -52,6 +53,7 @@ def test_every_config_loads(path):
     assert cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
     assert max(cfg.SOLVER.STEPS) < cfg.SOLVER.MAX_ITER or cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupMultiStepLR"
     assert cfg.SOLVER.WARMUP_ITERS < cfg.SOLVER.MAX_ITER
+    check_model(cfg, with_weights=False)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

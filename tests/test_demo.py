@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 import demo
+from sparsercnn.errors import InputError
+from sparsercnn.visualization import media
 
 CONFIG = str(Path(__file__).parent.parent / "configs" / "quickstart.yaml")
 TINY = """
@@ -53,6 +55,25 @@ def test_a_broken_picture_is_named_and_the_others_are_drawn(pictures, tmp_path, 
     message = capsys.readouterr().err
     assert f"cannot read image {pictures / 'a.png'}: it is empty" in message and "1 of 2 pictures" in message
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["b.jpg"]
+
+
+def test_pictures_are_read_as_in_training_and_large_ones_drawn_smaller(pictures, monkeypatch):
+    deep = np.full((40, 60), 128 * 256, np.uint16)  # another reader shows it white
+    Image.fromarray(deep).save(pictures / "a.png")
+    assert (media.read_picture(pictures / "a.png", 2400) == 128).all()
+    monkeypatch.setattr(media, "MAX_DRAWN_PIXELS", 600)
+    assert media.read_picture(pictures / "a.png", 2400).shape == (20, 30, 3)
+    with pytest.raises(InputError, match="a.png.*more than INPUT.MAX_PIXELS, which is 2399"):
+        media.read_picture(pictures / "a.png", 2399)
+
+
+def test_results_stay_in_the_folder_that_was_named(pictures, tmp_path, capsys):
+    (tmp_path / "precious.png").write_bytes(b"mine")
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "a.png").symlink_to("../precious.png")
+    assert run("--input", pictures, "--output", tmp_path / "drawn") == 2
+    assert "is a link to" in capsys.readouterr().err
+    assert (tmp_path / "precious.png").read_bytes() == b"mine"
 
 
 def test_a_video_keeps_its_frames(tmp_path):

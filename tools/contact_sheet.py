@@ -11,9 +11,10 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
 
+from sparsercnn.config_text import check_config_text
 from sparsercnn.data import register_config_datasets
+from sparsercnn.data.images import read_image
 from sparsercnn.errors import InputError
 from sparsercnn.evaluation.results import ImageResult, best_f1_threshold, read_results
 from sparsercnn.visualization.comparison import LEGEND, draw_comparison
@@ -83,6 +84,7 @@ def _test_set(output_dir: Path) -> str:
     path = output_dir / "config.yaml"
     if not path.is_file():
         raise InputError(f"there is no {path}; give the OUTPUT_DIR of a run")
+    check_config_text(str(path))
     cfg = CfgNode(yaml.safe_load(path.read_text()))
     if not cfg.DATASETS.TEST:
         raise InputError(f"{path}: DATASETS.TEST is empty, so this run evaluated nothing")

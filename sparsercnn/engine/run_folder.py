@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
+from ..config_text import check_config_text
 from ..errors import InputError
 from ..files import PARTIAL
 
@@ -77,7 +78,10 @@ def _matches(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
 def changed_settings(cfg: CfgNode) -> list[str]:
     """What differs between a config and the one that the run in `OUTPUT_DIR` last had: "KEY: old → new" each."""
     try:
-        before = yaml.safe_load((Path(cfg.OUTPUT_DIR) / "config.yaml").read_text())
+        file = Path(cfg.OUTPUT_DIR) / "config.yaml"
+        if file.is_file():
+            check_config_text(str(file))
+        before = yaml.safe_load(file.read_text())
         after = yaml.safe_load(cfg.dump())
         then, now = dict(_flat(before)), dict(_flat(after))
     except FileNotFoundError:

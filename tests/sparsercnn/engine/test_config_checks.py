@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
+from detectron2.layers import get_norm
 
 from sparsercnn import load_config
 from sparsercnn.engine import check_config, check_model
+from sparsercnn.engine.model_table import NORMS
 from sparsercnn.errors import InputError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -101,3 +104,53 @@ def test_an_evaluation_of_a_run_needs_its_checkpoint(cfg, tmp_path):
     cfg.OUTPUT_DIR = str(tmp_path)
     with pytest.raises(InputError, match=f"--resume.*{tmp_path}"):
         check_config(cfg, resume=True, eval_only=True)
+
+
+def test_every_norm_of_the_table_is_one_that_detectron2_builds():
+    for norm in NORMS:
+        assert (get_norm(norm, 64) is None) == (norm == "")
+    with pytest.raises(KeyError):
+        get_norm("Batch", 64)
+
+
+def test_a_model_that_cannot_be_built_without_memory_is_built_with_it(cfg):
+    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+    cfg.MODEL.TIMM.OUT_FEATURES = ["res2", "res3", "res9"]
+    assert "MODEL.TIMM.OUT_FEATURES has res9" in error_of(cfg, "MODEL.TIMM.NAME", "resnet18")
+
+
+def test_checking_a_model_draws_no_random_numbers(cfg):
+    before = torch.get_rng_state()
+    check_model(cfg)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_parts_that_are_not_used_are_not_checked(cfg):
+    cfg.MODEL.FPN.NORM, cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.SparseRCNN.USE_FOCAL = "?", "?", True
+    check_model(cfg)
+    cfg = load_config(CONFIGS / "fasterrcnn" / "faster_rcnn_R_50_FPN_1x.yaml", ["MODEL.DEVICE", "cpu"])
+    cfg.MODEL.SparseRCNN.ALPHA = 5.0
+    check_model(cfg, with_weights=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SEED", -7),
+        ("TEST.DETECTIONS_PER_IMAGE", -1),
+        ("INPUT.MIN_SIZE_TEST", 0),
+        ("INPUT.RANDOM_FLIP", "none"),
+        ("MODEL.BACKBONE.FREEZE_AT", 0),
+        ("SOLVER.STEPS", ()),
+        ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", float("inf")),
+        ("SOLVER.WEIGHT_DECAY_NORM", None),
+        ("SOLVER.WEIGHT_DECAY_BIAS", None),
+        ("SOLVER.MAX_ITER", 10),
+        ("MODEL.SparseRCNN.DROPOUT", 0.0),
+        ("INPUT.FORMAT", "BGR"),
+        ("INPUT.CROP.SIZE", [384, 600]),
+    ],
+)
+def test_values_with_a_meaning_of_their_own_are_accepted(cfg, key, value):
+    cfg.merge_from_list([key, value])
+    check_model(cfg)
