@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from ..data import SparseRCNNDatasetMapper
+from ..data.coco_dataset import is_large, open_coco_dataset
 from ..data.training import TrainingBatches, build_training_batches
 from ..errors import InputError
 from ..evaluation.digest import evaluation_digest
@@ -300,6 +301,9 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         mapper = SparseRCNNDatasetMapper(cfg, is_train=False)
+        if is_large(dataset_name) and not cfg.MODEL.LOAD_PROPOSALS:
+            dataset = open_coco_dataset(dataset_name, cfg.OUTPUT_DIR)
+            return build_detection_test_loader(dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
