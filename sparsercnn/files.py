@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, so that a kill or a full disk leaves the previous ones as they were."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from .errors import InputError
 
 PARTIAL = ".partial"
 """Ending of the name that a file has until it is whole."""
+# Bytes that are read at once.
+_BLOCK = 1 << 20
 
 
 class CannotWriteError(InputError):
@@ -71,3 +74,11 @@ def _sync_folder(folder: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def file_digest(file: BinaryIO) -> str:
+    """SHA-256 of a file's content from its current position on, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ from detectron2.structures import BoxMode
 
 from ..architectures import num_classes, num_classes_key
 from ..errors import InputError, did_you_mean, one_line
+from .coco_dataset import check_large, is_large
 from .coco_json import check_coco_json
 from .content import Content
 from .image_files import find_files, find_unreadable, some
@@ -37,7 +38,7 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
     contents = {}
     for name in dict.fromkeys(train_names + tuple(cfg.DATASETS.TEST)):
         _check_registered(name)
-        contents[name] = content = _check_content(name, name in cfg.DATASETS.TEST, name in train_names)
+        contents[name] = content = _check_content(cfg, name, name in train_names)
         _check_images(cfg, name, content)
         _check_number_of_classes(cfg, name, content.classes)
         if name in train_names:
@@ -65,11 +66,13 @@ def _root() -> str:
     return os.path.abspath(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
 
 
-def _check_content(name: str, evaluated: bool, trained: bool) -> Content:
-    metadata = MetadataCatalog.get(name)
+def _check_content(cfg: CfgNode, name: str, trained: bool) -> Content:
+    metadata, evaluated = MetadataCatalog.get(name), name in cfg.DATASETS.TEST
     if _is_voc(name):
         evaluated = evaluated and metadata.get("evaluator_type") == "pascal_voc"
         return check_voc(metadata.dirname, metadata.split, metadata.thing_classes, evaluated)
+    if is_large(name):
+        return check_large(name, cfg.OUTPUT_DIR, evaluated)
     if metadata.get("json_file"):
         make = "; make it with: python datasets/prepare_shapes.py" if name.startswith("shapes_") else ""
         hint = f" of data set {name} (DETECTRON2_DATASETS is {_root()}; see datasets/README.md){make}"

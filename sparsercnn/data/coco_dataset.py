@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import glob
-import hashlib
 import logging
 import mmap
 import os
@@ -13,13 +12,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.build import print_instances_class_histogram
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
-from ..files import PARTIAL
+from ..files import PARTIAL, file_digest
 from .coco_columns import ABSENT, VERSION, Columns, load_columns, save_columns
 from .coco_reader import read_columns
+from .content import Content
 
 # Bytes of an annotation file from which on it is read into columns. Smaller ones take Python seconds, and at most a
 # gigabyte.
@@ -97,8 +98,7 @@ def _reopen(folder: str, image_root: str, images: np.ndarray) -> CocoDataset:
 
 def is_large(name: str) -> bool:
     """Whether a registered data set is a COCO file of at least `LARGE` bytes, and nothing else than that."""
-    metadata = MetadataCatalog.get(name)
-    file = metadata.get("json_file")
+    file = MetadataCatalog.get(name).get("json_file")
     # Whoever registers another function adds something of their own to the dicts.
     plain = getattr(DatasetCatalog[name], "__qualname__", "").startswith("register_coco_instances.")
     return bool(file) and plain and os.path.isfile(file) and os.path.getsize(file) >= LARGE
@@ -122,6 +122,42 @@ def open_coco_dataset(name: str, cache: str) -> CocoDataset:
     return CocoDataset(columns, folder, metadata.image_root)
 
 
+def open_for_training(name: str, cache: str, filter_empty: bool) -> CocoDataset:
+    """Open a registered data set as `open_coco_dataset` does, and log what `get_detection_dataset_dicts` would.
+
+    Args:
+        name, cache: as for `open_coco_dataset`.
+        filter_empty: leave out images without annotations or with crowds only.
+    """
+    dataset = open_coco_dataset(name, cache)
+    total = len(dataset)
+    if filter_empty:
+        dataset = dataset.with_objects()
+        logger.info(f"Removed {total - len(dataset)} images with no usable annotations. {len(dataset)} images left.")
+    # All annotations of a class may be the same one here, where only their number counts.
+    counts = enumerate(dataset.class_counts().tolist())
+    by_class = [{"annotations": [{"category_id": category}] * count} for category, count in counts]
+    print_instances_class_histogram(by_class, dataset.columns.about.category_names)
+    return dataset
+
+
+def check_large(name: str, cache: str, evaluated: bool) -> Content:
+    """Check a large data set as `check_coco_json` checks a small one.
+
+    Args:
+        name, cache: as for `open_coco_dataset`.
+        evaluated: it must also have what the COCO metrics need.
+
+    Raises:
+        InputError: the first mistake.
+    """
+    path = MetadataCatalog.get(name).json_file
+    columns, _ = open_columns(path, cache)
+    if evaluated and columns.about.not_evaluated:
+        raise InputError(columns.about.not_evaluated)
+    return columns.content(path)
+
+
 def open_columns(path: str, cache: str) -> tuple[Columns, str]:
     """The columns of an annotation file, and the folder they are in: `PATH.columns`, made where it is not there yet.
 
@@ -139,19 +175,12 @@ def open_columns(path: str, cache: str) -> tuple[Columns, str]:
     folder = os.path.join(beside if os.access(beside, os.W_OK) else cache, name + SUFFIX)
     try:
         with open(path, "rb") as file:
-            digest = _digest(file)
+            digest = file_digest(file)
             with _one_process_at_a_time(file):
                 columns = _load_if_current(folder, digest) or _make(file, path, folder, digest)
     except OSError as error:
         raise InputError(f"the columns of {path} cannot be made: {error.strerror}: {error.filename}") from error
     return columns, folder
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -195,9 +195,8 @@ class _AnnotationReader:
 
     def by_image(self, pieces: list[Arrays]) -> Arrays:
         """The columns of all pieces sorted by image, which then is known from where its annotations end."""
-        if not pieces:
-            raise InputError(f"{self.check.path} lists no annotations")
-        columns = {name: np.concatenate([piece.pop(name) for piece in pieces]) for name in list(pieces[0])}
+        names = list(pieces[0])
+        columns = {name: np.concatenate([piece.pop(name) for piece in pieces]) for name in names}
         ids, images = columns.pop("id"), columns.pop("image")
         ids.sort()
         _refuse_repetition(self.check, "annotation", ids)

@@ -12,13 +12,15 @@ from typing import Any, cast
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from ..errors import InputError, check_choice
 from ..randomness import Purpose, random_numbers
 from . import order
+from .coco_dataset import CocoDataset, is_large, open_for_training
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 BAD_IMAGES = ("stop", "skip")
@@ -33,11 +35,21 @@ Mapper = Callable[[dict], dict]
 
 def training_dataset(cfg: CfgNode) -> Sequence[dict]:
     """The images of `DATASETS.TRAIN` in detectron2's format, without those that nothing can be learned from."""
-    records: Any = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
-    )
+    names, filter_empty = cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    if cfg.MODEL.LOAD_PROPOSALS or not any(map(is_large, names)):
+        files = cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None
+        return _in_memory(get_detection_dataset_dicts(names, filter_empty=filter_empty, proposal_files=files))
+    parts = [
+        open_for_training(name, cfg.OUTPUT_DIR, filter_empty)
+        if is_large(name)
+        else _in_memory(get_detection_dataset_dicts(name, filter_empty=filter_empty))
+        for name in names
+    ]
+    check_metadata_consistency("thing_classes", names)
+    return parts[0] if len(parts) == 1 else cast(Sequence[dict], ConcatDataset(cast(list[Dataset], parts)))
+
+
+def _in_memory(records: Any) -> Sequence[dict]:
     return cast(Sequence[dict], DatasetFromList(records, copy=False))
 
 
@@ -77,13 +89,17 @@ def _passes(cfg: CfgNode, dataset: Sequence[dict]) -> Callable[[int], order.Epoc
     if loader.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
         return lambda seed: order.shuffled_subset(size, loader.RANDOM_SUBSET_RATIO, seed)
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-        [dataset[i] for i in range(size)], loader.REPEAT_THRESHOLD
+        cast(Any, dataset), loader.REPEAT_THRESHOLD
     )
     return lambda seed: order.repeated(factors)
 
 
 def is_wide(dataset: Sequence[dict]) -> bytes:
     """For each image 1 if it is wider than high, else 0."""
+    if isinstance(dataset, ConcatDataset):
+        return b"".join(map(is_wide, cast(list[Sequence[dict]], dataset.datasets)))
+    if isinstance(dataset, CocoDataset):
+        return dataset.is_wide().tobytes()
     return bytes(dataset[i]["width"] > dataset[i]["height"] for i in range(len(dataset)))
 
 

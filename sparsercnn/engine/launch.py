@@ -1,10 +1,10 @@
 """Start the processes of one run: by ourselves, or as one of those that torchrun started."""
 
 import argparse
+import multiprocessing
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -12,7 +12,7 @@ from detectron2.engine import default_argument_parser
 
 from ..errors import InputError
 from ..processes import describe_loss, is_lost_connection, joined_processes
-from .machines import Machines
+from .machines import Machines, address
 from .ranks import ProcessFailedError, Rank, Ranks
 
 
@@ -40,8 +40,9 @@ def launch(main: Callable[..., None], args: argparse.Namespace, main_args: tuple
     url = None if alone else args.dist_url
     machines = Machines(url, args.num_machines, args.machine_rank, args.num_gpus, timeout)
     processes, first = args.num_gpus * args.num_machines, args.num_gpus * args.machine_rank
+    start_method = multiprocessing.get_start_method()
     ranks = [
-        Rank(first + i, processes, i, args.num_gpus, machines.host, machines.port, timeout)
+        Rank(first + i, processes, i, args.num_gpus, machines.host, machines.port, timeout, start_method)
         for i in range(args.num_gpus)
     ]
     Ranks(ranks, main, main_args, machines).wait()
@@ -69,21 +70,11 @@ def check_launch(args: argparse.Namespace) -> None:
             f"{args.num_machines - 1}"
         )
     if args.dist_url not in ("auto", default_argument_parser().get_default("dist_url")):
-        _check_address(args.dist_url)
+        address(args.dist_url)
     elif args.num_machines > 1:
         raise InputError(
             f"--num-machines {args.num_machines} needs --dist-url tcp://HOST:PORT, of the machine of rank 0"
         )
-
-
-def _check_address(url: str) -> None:
-    parts = urlsplit(url)
-    try:
-        is_address = parts.scheme == "tcp" and bool(parts.hostname) and parts.port is not None
-    except ValueError:  # of a port that is no number
-        is_address = False
-    if not is_address:
-        raise InputError(f"--dist-url {url!r}; it must be like tcp://HOST:PORT, of the machine of rank 0")
 
 
 def _run_under_torchrun(main: Callable[..., None], main_args: tuple, timeout: timedelta) -> None:

@@ -37,7 +37,7 @@ class Machines:
         self.count = count
         self.rank = rank
         self.timeout = timeout
-        self.host, self.port = ("127.0.0.1", 0) if url is None else _address(url)
+        self.host, self.port = ("127.0.0.1", 0) if url is None else address(url)
         self.store = self._open(url)
         self.port = self.store.port
         self._arrive(f"{processes} on each of {count} machines")
@@ -93,14 +93,17 @@ class Machines:
             left = self.store.add("left", 0)
 
 
-def _address(url: str) -> tuple[str, int]:
+def address(url: str) -> tuple[str, int]:
+    """Host and port of a URL `tcp://HOST:PORT`.
+
+    Raises:
+        InputError: it is no such URL.
+    """
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if parts.scheme != "tcp" or not host or not port:
-        raise InputError(
-            f"--dist-url is {url!r}; it must be tcp://HOST:PORT, with the address of machine 0 and a free port"
-        )
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+    except ValueError:  # of a port that is no number, or a bracket
+        scheme = host = port = None
+    if scheme != "tcp" or not host or port is None:
+        raise InputError(f"--dist-url {url!r}; it must be like tcp://HOST:PORT, of the machine of rank 0")
     return host, port

@@ -57,6 +57,7 @@ class Rank:
         local_rank, local_processes: the same on this machine.
         host, port: of the store where they meet.
         timeout: of collective operations.
+        start_method: how processes start others that load images.
     """
 
     rank: int
@@ -66,6 +67,7 @@ class Rank:
     host: str
     port: int
     timeout: timedelta
+    start_method: str
 
     def __str__(self) -> str:
         return f"process {self.rank} of {self.processes}"
@@ -73,6 +75,8 @@ class Rank:
     def run(self, report: Connection, main: Callable[..., None], main_args: tuple) -> None:
         """Do the work of this process, in it; ends the process with a status other than 0 and a report on failure."""
         threading.Thread(target=_stop_with_parent, daemon=True).start()
+        # A process starts others as it was started itself, unless told otherwise.
+        multiprocessing.set_start_method(self.start_method, force=True)
         try:
             if torch.cuda.is_available():
                 torch.cuda.set_device(self.local_rank)

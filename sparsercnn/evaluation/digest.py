@@ -12,6 +12,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
+from ..files import file_digest
+
 # Of the config, what decides about outputs.
 SECTIONS = ("MODEL", "INPUT", "TEST")
 # Where the programs are that compute them.
@@ -47,7 +49,8 @@ def _parts(cfg: CfgNode, model: nn.Module, dataset_name: str) -> Iterator[bytes 
         yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     json_file = MetadataCatalog.get(dataset_name).get("json_file")
     if json_file and os.path.isfile(json_file):
-        yield Path(json_file).read_bytes()
+        with open(json_file, "rb") as file:
+            yield file_digest(file).encode()
     else:
         yield json.dumps(DatasetCatalog.get(dataset_name), default=str).encode()
     device = next(model.parameters()).device

@@ -8,14 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.data.datasets import load_coco_json, register_coco_instances
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+from PIL import Image
 
-from sparsercnn.data import coco_dataset
+from sparsercnn import load_config
+from sparsercnn.data import check_datasets, coco_dataset
 from sparsercnn.data.coco_dataset import CocoDataset, is_large, open_coco_dataset, open_columns
 from sparsercnn.data.coco_json import check_coco_json
 from sparsercnn.data.coco_reader import read_columns
+from sparsercnn.data.training import is_wide, training_dataset
+from sparsercnn.engine import Trainer
 from sparsercnn.errors import InputError
 
 COCO128 = Path(os.getenv("DETECTRON2_DATASETS", "datasets")) / "coco128" / "annotations" / "instances_all.json"
@@ -228,6 +234,76 @@ def test_another_process_maps_the_same_files(registered):
     sent = pickle.dumps(dataset)
     assert len(sent) < 8 * len(dataset) + 2000
     assert list(pickle.loads(sent)) == list(dataset)
+
+
+def test_test_sets_without_annotations(registered):
+    content = make_content()
+    del content["annotations"]
+    path = registered(content)
+    assert_equal(CocoDataset(read(path, 500), "", "root"), load_coco_json(path, "root", "columns_test"))
+
+
+@pytest.fixture
+def two_sets(tmp_path, monkeypatch):
+    """A config with two data sets and their images; function that makes the first one count as large."""
+    entries = []
+    for i, name in enumerate(("first", "second")):
+        folder = tmp_path / name
+        folder.mkdir()
+        content = make_content(seed=i)
+        for image in content["images"]:
+            path = folder / image["file_name"]
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (image["width"], image["height"])).save(path)
+        if name == "first":
+            content["info"]["padding"] = "x" * 20000
+        (folder / "truth.json").write_text(json.dumps(content))
+        entries.append([f"columns_{name}", str(folder / "truth.json"), str(folder)])
+    names = tuple(entry[0] for entry in entries)
+    options = ["DATASETS.COCO_JSON", entries, "DATASETS.TRAIN", names, "DATASETS.TEST", names[:1]]
+    options += ["MODEL.SparseRCNN.NUM_CLASSES", 3, "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path)]
+    yield load_config(options=options), lambda: monkeypatch.setattr(coco_dataset, "LARGE", 30000)
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize("filter_empty", [True, False])
+def test_training_sees_the_same_data_from_large_files(two_sets, filter_empty):
+    cfg, make_large = two_sets
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
+    check_datasets(cfg)
+    small = training_dataset(cfg)
+    make_large()
+    check_datasets(cfg)
+    large = training_dataset(cfg)
+    assert list(large) == list(small) and is_wide(large) == is_wide(small)
+    assert [isinstance(part, CocoDataset) for part in large.datasets] == [True, False]
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency
+    assert factors(large, 0.9).tolist() == factors(list(small), 0.9).tolist()
+
+
+def test_evaluation_sees_the_same_data_from_large_files(two_sets):
+    cfg, make_large = two_sets
+    small = list(Trainer.build_test_loader(cfg, "columns_first"))
+    make_large()
+    large = list(Trainer.build_test_loader(cfg, "columns_first"))
+    assert len(large) == 30
+    for (ours,), (theirs,) in zip(large, small, strict=True):
+        assert torch.equal(ours.pop("image"), theirs.pop("image")) and ours == theirs
+
+
+def test_a_large_file_that_cannot_be_evaluated_is_refused_for_evaluation_alone(two_sets):
+    cfg, make_large = two_sets
+    make_large()
+    path = Path(cfg.DATASETS.COCO_JSON[0][1])
+    content = json.loads(path.read_text())
+    del content["annotations"][7]["area"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"annotation {content['annotations'][7]['id']} lacks an 'area'"):
+        check_datasets(cfg)
+    cfg.DATASETS.TEST = ()
+    check_datasets(cfg)
 
 
 def test_only_large_coco_files_are_read_into_columns(registered, monkeypatch, tmp_path):

@@ -1,0 +1,51 @@
+"""Temporary files that do not outlive a run, whatever ends it."""
+
+import contextlib
+import fcntl
+import glob
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+_LOCK = "in_use"
+
+
+@contextlib.contextmanager
+def temporary_folder(output_dir: str) -> Iterator[None]:
+    """Inside, temporary files of this process, and of those that it starts, lie in a folder of their own.
+
+    Loading processes keep their sockets there. The folder is removed at the end; where a process is killed, the next
+    one with the same `output_dir` removes it.
+
+    Args:
+        output_dir: of the run.
+    """
+    run = hashlib.sha256(os.path.realpath(output_dir).encode()).hexdigest()[:12]
+    shared = tempfile.gettempdir()
+    prefix = f"sparsercnn-{run}-"
+    for left in glob.glob(os.path.join(glob.escape(shared), f"{prefix}*")):
+        _remove_unless_in_use(left)
+    previous = os.environ.get("TMPDIR"), tempfile.tempdir
+    folder = tempfile.mkdtemp(prefix=prefix)
+    # The kernel holds the lock until this process and all that it has started have ended, however they do.
+    lock = open(os.path.join(folder, _LOCK), "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        yield
+    finally:
+        variable, tempfile.tempdir = previous
+        if variable is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = variable
+        lock.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_unless_in_use(folder: str) -> None:
+    with contextlib.suppress(OSError), open(os.path.join(folder, _LOCK)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
