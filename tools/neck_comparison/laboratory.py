@@ -123,7 +123,9 @@ class Laboratory:
         if file.exists():
             stored = json.loads(file.read_text())
             if stored["settings"] != settings:
-                raise InputError(f"{self.folder} holds a comparison of other necks or settings: choose another --output")
+                raise InputError(
+                    f"{self.folder} holds a comparison of other necks or settings: choose another --output"
+                )
             return {name: Cost(**cost) for name, cost in stored["costs"].items()}
         costs: dict[str, Cost] = self.pool.apply(measure, (self.configs, self.features))
         self.folder.mkdir(parents=True, exist_ok=True)

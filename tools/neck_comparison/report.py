@@ -119,10 +119,14 @@ def remarks(findings: Findings) -> str:
     lines = [f"- No gradient reached these parameters of {name}: {', '.join(names)}." for name, names in idle.items()]
     if not idle:
         lines.append("- A gradient reached every parameter of every neck.")
-    lines += [f"- {count} trainings of {name} ended in infinities." for name, count in findings.diverged.items() if count]
+    lines += [
+        f"- {count} trainings of {name} ended in infinities." for name, count in findings.diverged.items() if count
+    ]
     if findings.tuned_at_the_edge:
         names = ", ".join(findings.tuned_at_the_edge)
-        lines.append(f"- The best learning rate is at the end of those tried, and a better one may lie beyond: {names}.")
+        lines.append(
+            f"- The best learning rate is at the end of those tried, and a better one may lie beyond: {names}."
+        )
     lines.append(f"- Intervals have level {LEVEL:.0%}; p-values are corrected for all comparisons of the three tables.")
     return "\n".join(lines)
 
