@@ -30,7 +30,7 @@ from tqdm import tqdm
 from sparsercnn import load_config
 from sparsercnn.engine import check_config
 from sparsercnn.errors import InputError
-from tools.compare_necks import runs_of, train
+from tools.resumable_runs import runs_of, train
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "fasterrcnn" / "fpn_paper"
 ROWS = ("c4", "c5", "fpn", "bottom_up", "no_laterals", "finest_only")

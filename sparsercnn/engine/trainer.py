@@ -42,6 +42,7 @@ from .ema import CHECKPOINT_KEY, ExponentialMovingAverage
 from .events import MetricsFile, RunEvents, WriteEvents
 from .failed_step import FailedSteps
 from .interrupt import Stopped, StopSignals
+from .level_report import report_levels
 from .not_finite import NotFiniteError
 from .optimizer import build_optimizer
 from .optimizer_state import fit_groups
@@ -171,6 +172,7 @@ class Trainer(DefaultTrainer):
         self.batches.start = self.start_iter * self.cfg.SOLVER.ACCUMULATE
         self.failed = False
         logger = logging.getLogger(TRAIN_LOOP_LOGGER)
+        report_levels(self.cfg, self.model, self.batches.dataset)
         logger.info(f"Starting training from iteration {self.start_iter}")
         with self.storage, self.signals:
             try:

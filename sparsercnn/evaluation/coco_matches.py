@@ -13,7 +13,7 @@ AREAS = ("all", "small", "medium", "large")
 
 
 @dataclass(frozen=True)
-class Matches:
+class CocoMatches:
     """Which detections found an object, as COCO's evaluation decides, class by class.
 
     Attributes:
@@ -31,7 +31,7 @@ class Matches:
     recalls: np.ndarray
 
     @classmethod
-    def of(cls, evaluation: COCOeval) -> Matches:
+    def of(cls, evaluation: COCOeval) -> CocoMatches:
         """The matches of an evaluation after its `evaluate()`."""
         params = evaluation.params
         most = params.maxDets[-1]
@@ -61,7 +61,7 @@ class Matches:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, path: Path) -> Matches:
+    def load(cls, path: Path) -> CocoMatches:
         """Read what `save` wrote."""
         with np.load(path) as arrays:
             classes = range(arrays["objects"].shape[1])
@@ -80,7 +80,7 @@ def _flags(by_area: np.ndarray, name: str, most: int, thresholds: int) -> np.nda
     )
 
 
-def average_precision(matches: Matches, weights: np.ndarray | None = None, area: str = "all") -> np.ndarray:
+def average_precision(matches: CocoMatches, weights: np.ndarray | None = None, area: str = "all") -> np.ndarray:
     """COCO's AP in percent, the mean over IoU thresholds and classes, of weighted images.
 
     An image of weight 2 counts as two images, one of weight 0 is not there.

@@ -8,7 +8,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sparsercnn.evaluation.matches import AREAS, Matches, average_precision
+from sparsercnn.evaluation.coco_matches import AREAS, CocoMatches, average_precision
 
 CLASSES = 3
 
@@ -54,14 +54,14 @@ def evaluate(truth: list[dict], found: list[dict], images: int) -> COCOeval:
 
 
 @pytest.fixture(scope="module")
-def matches() -> Matches:
-    return Matches.of(evaluate(*make_data(30), 30))
+def matches() -> CocoMatches:
+    return CocoMatches.of(evaluate(*make_data(30), 30))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_coco_on_all_areas(seed):
     evaluation = evaluate(*make_data(30, seed), 30)
-    matches = Matches.of(evaluation)
+    matches = CocoMatches.of(evaluation)
     for area, i in zip(AREAS, (0, 3, 4, 5), strict=True):
         assert average_precision(matches, area=area)[0] == pytest.approx(100 * evaluation.stats[i], abs=1e-9)
 
@@ -69,7 +69,7 @@ def test_equals_coco_on_all_areas(seed):
 def test_weights_are_copies_of_images():
     # Without ties, whose order among copies is not defined.
     truth, found = make_data(30, digits=16)
-    matches = Matches.of(evaluate(truth, found, 30))
+    matches = CocoMatches.of(evaluate(truth, found, 30))
     weights = np.random.default_rng(1).multinomial(30, np.full(30, 1 / 30), size=4)
     for row, ap in zip(weights, average_precision(matches, weights), strict=True):
         drawn = np.repeat(np.arange(30), row)
@@ -81,13 +81,13 @@ def test_weights_are_copies_of_images():
 def test_a_class_that_is_not_drawn_does_not_count():
     truth = [{"image_id": i, "category_id": i + 1, "bbox": [0, 0, 50, 50], "area": 2500, "iscrowd": 0} for i in (0, 1)]
     found = [{"image_id": 0, "category_id": 1, "bbox": [0, 0, 50, 50], "score": 0.9}]
-    matches = Matches.of(evaluate(truth, found, 3))
+    matches = CocoMatches.of(evaluate(truth, found, 3))
     weights = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     np.testing.assert_allclose(average_precision(matches, weights), [50, 100, 0, np.nan])
 
 
 def test_comes_back_from_a_file(matches, tmp_path):
     matches.save(tmp_path / "matches.npz")
-    again = Matches.load(tmp_path / "matches.npz")
+    again = CocoMatches.load(tmp_path / "matches.npz")
     for area in AREAS:
         assert average_precision(again, area=area) == average_precision(matches, area=area)
