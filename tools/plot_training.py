@@ -9,12 +9,11 @@ from typing import Any
 
 import matplotlib
 
+from sparsercnn.engine.progress import final_losses
 from sparsercnn.errors import InputError
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
-LAST_STAGE_LOSSES = {"loss_ce": "class", "loss_bbox": "L1", "loss_giou": "GIoU"}
 
 
 def plot_training(output_dir: Path) -> Path:
@@ -26,10 +25,10 @@ def plot_training(output_dir: Path) -> Path:
     rows = read_metrics(output_dir / "metrics.json")
     figure, (loss_axes, last_axes, rate_axes, ap_axes) = plt.subplots(1, 4, figsize=(16, 3.6), layout="constrained")
     _curve(loss_axes, rows, "total_loss")
-    loss_axes.set(title="Loss, all stages", yscale="log")
-    for key, label in LAST_STAGE_LOSSES.items():
-        _curve(last_axes, rows, key, label)
-    last_axes.set(title="Losses of the last stage", yscale="log")
+    loss_axes.set(title="Total loss", yscale="log")
+    for key in final_losses(sorted({key for row in rows for key in row} - {"total_loss"})):
+        _curve(last_axes, rows, key)
+    last_axes.set(title="Losses (of the last stage)", yscale="log")
     last_axes.legend()
     _curve(rate_axes, rows, "lr")
     rate_axes.set(title="Learning rate")
@@ -57,10 +56,10 @@ def read_metrics(path: Path) -> list[dict]:
     return rows
 
 
-def _curve(axes: plt.Axes, rows: list[dict], key: str, label: str | None = None, **style: Any) -> None:
+def _curve(axes: plt.Axes, rows: list[dict], key: str, **style: Any) -> None:
     points = [(row["iteration"], row[key]) for row in rows if key in row]
     if points:
-        axes.plot(*zip(*points, strict=True), label=label or key, **style)
+        axes.plot(*zip(*points, strict=True), label=key, **style)
 
 
 def main(argv: list[str] | None = None) -> int:

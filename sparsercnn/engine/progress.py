@@ -3,6 +3,7 @@
 import datetime
 import logging
 import resource
+from collections.abc import Collection
 
 import torch
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
@@ -41,10 +42,15 @@ class ProgressLine(EventWriter):
         self.logger.info("  ".join(words))
 
     def _losses(self, storage: EventStorage) -> list[str]:
-        names = [name for name in storage.histories() if "loss" in name]
-        shown = [name for name in names if not any(name.startswith(f"{shorter}_") for shorter in names)]
+        shown = final_losses(list(storage.histories()))
         shown.sort(key=lambda name: name != "total_loss")
         return [f"{name}: {storage.history(name).median(self.window_size):.4g}" for name in shown]
+
+
+def final_losses(names: Collection[str]) -> list[str]:
+    """Of the names of metrics, those of losses that extend no other: without earlier stages and auxiliary pyramids."""
+    losses = [name for name in names if "loss" in name]
+    return [name for name in losses if not any(name.startswith(f"{shorter}_") for shorter in losses)]
 
 
 def _peak_mebibytes() -> float:

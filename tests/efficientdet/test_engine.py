@@ -1,4 +1,4 @@
-"""The engine of the project with EfficientDet: fine-tuning on other classes, foreign checkpoints, lower precision."""
+"""The engine of the project with EfficientDet: fine-tuning on other classes, foreign checkpoints, lower precision, costs."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ import torch
 from efficientdet import EfficientDet
 from sparsercnn.engine import SparseRCNNCheckpointer
 from sparsercnn.errors import InputError
+from sparsercnn.evaluation.costs import count_gmacs, count_parameters
 
-from .models import small_model, training_batch
+from .models import image, small_model, training_batch
 
 
 def saved(folder, model: EfficientDet) -> str:
@@ -39,3 +40,12 @@ def test_losses_in_lower_precision_are_about_the_same():
     for name, loss in exact.items():
         assert rounded[name].dtype == torch.float32
         assert rounded[name].item() == pytest.approx(loss.item(), rel=0.05)
+
+
+def test_costs_are_counted_by_part():
+    model = small_model()
+    parameters, gmacs = count_parameters(model), count_gmacs(model, image((64, 96)).float())
+    for costs in (parameters, gmacs):
+        assert all(value > 0 for value in costs.values())
+        assert costs["total"] == pytest.approx(costs["bottom-up"] + costs["neck"] + costs["head"], rel=0.01)
+    assert parameters["head"] == pytest.approx(sum(p.numel() for p in model.head.parameters()) / 1e6)
