@@ -14,7 +14,7 @@ from ..errors import InputError, did_you_mean, one_line
 from .coco_dataset import check_large, is_large
 from .coco_json import check_coco_json
 from .content import Content
-from .image_files import find_files, find_unreadable, some
+from .image_files import NAMES_SHOWN, find_files, find_unreadable, some
 from .proposal_files import check_proposal_file
 from .voc_xml import check_voc
 
@@ -125,7 +125,8 @@ def _check_images(cfg: CfgNode, name: str, content: Content) -> None:
     if problems and not skips:
         raise InputError(problems[0])
     if problems:
-        logger.warning(f"{content.source}: {len(problems)} images cannot be used and are skipped: {some(problems)}.")
+        shown = "; ".join(problems[:NAMES_SHOWN])
+        logger.warning(f"{len(problems)} images of data set {name} cannot be used and are skipped, among them: {shown}")
 
 
 def _check_number_of_classes(cfg: CfgNode, name: str, classes: list[str]) -> None:

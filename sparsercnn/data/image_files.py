@@ -2,7 +2,6 @@
 
 import math
 import os
-import reprlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from ..errors import InputError, one_line
 from .images import read_image
 
 NAMES_SHOWN = 5
+LONGEST_NAME = 160  # characters
 # Images of a data set that are decoded: all of a small one, a sample of a large one, where all would take minutes.
 IMAGES_READ = 500
 # Each may hold an image of INPUT.MAX_PIXELS.
@@ -49,7 +49,7 @@ def find_files(
         if not _is_inside(os.path.realpath(parent or "."), root):
             raise _refused(names[i], ids[i], source, leaves)
         if not os.path.isdir(parent or "."):
-            raise InputError(f"{source}: image {ids[i]!r} lies in a folder that is not there, {one_line(parent)}")
+            raise InputError(f"{source}: image {ids[i]!r} lies in a folder that is not there, {brief(parent)}")
         # One listing is much faster than asking for every file.
         with os.scandir(parent or ".") as entries:
             is_link = {entry.name: entry.is_symlink() for entry in entries}
@@ -73,7 +73,7 @@ def _is_a_name(path: str) -> bool:
 
 
 def _refused(name: str, image_id: object, source: str, why: str) -> InputError:
-    return InputError(f"{source}: the file of image {image_id!r}, {reprlib.repr(name)}, {why}")
+    return InputError(f"{source}: the file of image {image_id!r}, '{brief(name)}', {why}")
 
 
 def find_unreadable(
@@ -95,7 +95,7 @@ def find_unreadable(
         try:
             height, width = read_image(paths[i], "RGB", max_pixels).shape[:2]
         except InputError as error:
-            return str(error)
+            return f"{source}: {error}"
         if not sizes or (width, height) == sizes[i]:
             return ""
         return f"{source} says that {paths[i]} has {sizes[i][0]}×{sizes[i][1]} pixels, but it has {width}×{height}"
@@ -105,6 +105,12 @@ def find_unreadable(
         yield from filter(None, pool.map(problem, sample))
 
 
-def some(names: Sequence[str]) -> str:
+def brief(name: object) -> str:
+    """A name for a message, without its middle if it is long."""
+    text, half = one_line(str(name)), LONGEST_NAME // 2
+    return text if len(text) <= LONGEST_NAME else f"{text[:half]}…{text[-half:]}"
+
+
+def some(names: Sequence[object]) -> str:
     """The first `NAMES_SHOWN` of these names, for a message."""
-    return ", ".join(one_line(str(name)) for name in names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
+    return ", ".join(map(brief, names[:NAMES_SHOWN])) + (", …" if len(names) > NAMES_SHOWN else "")

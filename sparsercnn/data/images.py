@@ -35,8 +35,13 @@ OTHER_FILES = {
 }
 TIFF_BITS_PER_SAMPLE, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
 
-# Pillow warns of every oddity that it can live with, and what it cannot live with is an error here anyway.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+
+def silence_pillow() -> None:
+    """Ignore what Pillow warns of: oddities that it can live with. What it cannot live with is an error here anyway."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+silence_pillow()
 Image.init()
 _INSTALLED_FORMATS = [name for name in FORMATS if name in Image.OPEN]
 

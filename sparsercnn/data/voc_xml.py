@@ -10,7 +10,7 @@ from detectron2.utils.file_io import PathManager
 from ..errors import InputError, one_line
 from .coco_json import LARGEST_COORDINATE
 from .content import Content
-from .image_files import find_files, some
+from .image_files import brief, find_files, some
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 # What the VOC metrics read besides the box: detectron2 expects them all.
@@ -47,7 +47,7 @@ def check_voc(folder: str, split: str, classes: Sequence[str], evaluated: bool =
         raise InputError(f"{listing} lists no images")
     repeated = next((i for i in ids if ids.count(i) > 1), None) if len(set(ids)) < len(ids) else None
     if repeated is not None:
-        raise InputError(f"{listing} lists image {repeated!r} twice")
+        raise InputError(f"{listing} lists image '{brief(repeated)}' twice")
     content = Content(listing, [f"{i}.jpg" for i in ids], ids, [], list(classes))
     paths, missing = find_files(os.path.join(folder, "Annotations"), [f"{i}.xml" for i in ids], ids, listing)
     if missing:
@@ -78,7 +78,7 @@ class _FileCheck:
             where = f"object number {i} from 0"
             name = self._text(entry, "name", where)
             if name not in content.classes:
-                raise InputError(f"{self.path}: {where} is a {name!r}, none of {', '.join(content.classes)}")
+                raise InputError(f"{self.path}: {where} is a '{brief(name)}', none of {some(content.classes)}")
             if evaluated:
                 self._evaluated(entry, where)
             xmin, ymin, xmax, ymax = (self._number(entry, f"bndbox/{side}", float, where) for side in SIDES)
@@ -109,4 +109,4 @@ class _FileCheck:
         except (ValueError, OverflowError):
             pass
         expected = f"{'a whole' if kind is int else 'a'} number up to {LARGEST_COORDINATE:.0f}"
-        raise InputError(f"{self.path}: {where} has <{tag}> {one_line(text)[:60]!r}; it must be {expected}")
+        raise InputError(f"{self.path}: {where} has <{tag}> '{brief(text)}'; it must be {expected}")

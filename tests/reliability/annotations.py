@@ -139,7 +139,7 @@ def judge(cfg: CfgNode, file: str, meaning: Meaning, rng: random.Random) -> tupl
         message = str(error)
         if trains_on_something(meaning):
             return "wrongly_refused", message
-        named = re.search(rf"{file}|\.jpg|DATASETS.TRAIN", message)
+        named = re.search(rf"{file}|DATASETS.TRAIN", message)
         if not (message.isprintable() and len(message) < 600 and named and PLACE.search(message)):
             return "vague", message
         return "refused", message

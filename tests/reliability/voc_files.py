@@ -104,7 +104,7 @@ def voc_meaning(folder: Path) -> dict | None:
         text = (folder / "Annotations/a.xml").read_text(encoding="utf-8")
         if "<!DOCTYPE" in text:
             return None
-        root = minidom.parseString(text.removeprefix("\ufeff")).documentElement
+        root = minidom.parseString(text).documentElement
         size = tuple(int(_text(_child(root, "size"), side)) for side in ("width", "height"))
         objects = [_object(o) for o in root.childNodes if getattr(o, "tagName", None) == "object"]
     except (ValueError, IndexError, ExpatError, LookupError, OverflowError):
