@@ -103,7 +103,7 @@ def address(url: str) -> tuple[str, int]:
         parts = urlsplit(url)
         scheme, host, port = parts.scheme, parts.hostname, parts.port
     except ValueError:  # of a port that is no number, or a bracket
-        scheme = host = port = None
+        scheme, host, port = "", None, None
     if scheme != "tcp" or not host or port is None:
         raise InputError(f"--dist-url {url!r}; it must be like tcp://HOST:PORT, of the machine of rank 0")
     return host, port
