@@ -71,6 +71,16 @@ def add_keys(cfg: CfgNode) -> None:
     # memory. At most 178956970, where Pillow refuses itself.
     cfg.INPUT.MAX_PIXELS = MAX_PIXELS
 
+    _add_test_keys(cfg)
+    _add_solver_keys(cfg)
+
+    cfg.DISTRIBUTED = CfgNode()
+    # With several processes: seconds that one waits for another which does not get on (is stopped, hangs, is out of
+    # reach) before the run ends. An iteration and the writing of a checkpoint must take less; an evaluation need not.
+    cfg.DISTRIBUTED.TIMEOUT = 600
+
+
+def _add_test_keys(cfg: CfgNode) -> None:
     # Evaluate and draw with a copy of the model made fast, see `prepare_for_inference`: the same results, but for
     # rounding.
     cfg.TEST.PREPARE = True
@@ -92,6 +102,8 @@ def add_keys(cfg: CfgNode) -> None:
         *([0, 256], [0, 256], [0, 192], [0, 192], [0, 96], [0, 10000]),
     ]
 
+
+def _add_solver_keys(cfg: CfgNode) -> None:
     # Train with the speed-ups of `sparsercnn.fast`: the same results, but for rounding.
     cfg.SOLVER.FAST = True
     # "ADAMW" or "SGD". As all keys that several detectors read, it follows MODEL.META_ARCHITECTURE where no file says
@@ -112,11 +124,6 @@ def add_keys(cfg: CfgNode) -> None:
     # Of SOLVER.AMP: "float16", "bfloat16", or "auto": bfloat16 where the processor or the GPU multiplies it fastest (on
     # CPUs: with AMX), else full precision, on GPUs without bfloat16 float16.
     cfg.SOLVER.AMP.PRECISION = "float16"
-
-    cfg.DISTRIBUTED = CfgNode()
-    # With several processes: seconds that one waits for another which does not get on (is stopped, hangs, is out of
-    # reach) before the run ends. An iteration and the writing of a checkpoint must take less; an evaluation need not.
-    cfg.DISTRIBUTED.TIMEOUT = 600
 
 
 def _head_and_loss() -> CfgNode:

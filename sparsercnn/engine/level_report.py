@@ -158,7 +158,7 @@ def idle_parameters(backbone: Backbone, read: Sequence[str]) -> list[Tensor]:
         backbone: maps images to named levels.
         read: names of the levels that a loss depends on.
     """
-    trainable = [p for p in backbone.parameters() if p.requires_grad]
+    trainable: list[Tensor] = [p for p in backbone.parameters() if p.requires_grad]
     if not trainable or not read:
         return trainable
     strides = [shape.stride or 1 for shape in backbone.output_shape().values()]

@@ -1,7 +1,6 @@
 """`Trainer`: detectron2's default trainer with the parts that Sparse R-CNN replaces."""
 
 import errno
-import functools
 import logging
 import os
 import weakref
@@ -9,36 +8,26 @@ from collections import OrderedDict
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.engine.defaults import create_ddp_model
-from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator, print_csv_format, verify_results
+from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 
 from ..data import SparseRCNNDatasetMapper
-from ..data.coco_dataset import is_large, open_coco_dataset
 from ..data.training import TrainingBatches, build_training_batches
 from ..errors import InputError
-from ..evaluation.digest import evaluation_digest
-from ..evaluation.inference import evaluate
-from ..evaluation.metrics_file import write_metrics
-from ..evaluation.proposals import COCOAndProposalEvaluator
-from ..evaluation.stages import with_stages
-from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
-from ..evaluation.unfinished import UnfinishedEvaluation
 from ..randomness import Purpose, seed_generators
 from .agreement import share_buffers
-from .build import amp_precision, build_inference_model, build_model, prepare_for_training
+from .build import amp_precision, build_model, prepare_for_training
 from .checkpoint import SparseRCNNCheckpointer
 from .checkpoint_metadata import run_metadata
 from .ema import CHECKPOINT_KEY, ExponentialMovingAverage
+from .evaluation import EvaluatingTrainer
 from .events import MetricsFile, RunEvents, WriteEvents
 from .failed_step import FailedSteps
 from .interrupt import Stopped, StopSignals
@@ -57,7 +46,7 @@ TRAIN_LOOP_LOGGER = "detectron2.engine.train_loop"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Trainer(DefaultTrainer):
+class Trainer(EvaluatingTrainer):
     """Trains and evaluates what `cfg` describes, as detectron2's `DefaultTrainer` does, on the CPU too.
 
     A run that is interrupted at any moment and continued ends as one that was not, bit for bit: weights, optimizer,
@@ -303,92 +292,6 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainingBatches:
         return build_training_batches(cfg, SparseRCNNDatasetMapper(cfg, is_train=True))
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        mapper = SparseRCNNDatasetMapper(cfg, is_train=False)
-        if is_large(dataset_name) and not cfg.MODEL.LOAD_PROPOSALS:
-            dataset = open_coco_dataset(dataset_name, cfg.OUTPUT_DIR)
-            return build_detection_test_loader(dataset, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        """The evaluator for the data set's `evaluator_type`.
-
-        Args:
-            output_folder: for the predictions, OUTPUT_DIR/inference/NAME if None.
-
-        Raises:
-            InputError: no evaluator for this type.
-        """
-        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-        if kind == "pascal_voc":
-            return PascalVOCDetectionEvaluator(dataset_name)
-        if kind == "coco":
-            folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-            return COCOAndProposalEvaluator(dataset_name, output_dir=folder)
-        raise InputError(f"data set {dataset_name} has evaluator_type {kind!r}; only coco and pascal_voc are evaluated")
-
-    @classmethod
-    def test(
-        cls,
-        cfg: CfgNode,
-        model: nn.Module,
-        evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None,
-    ) -> OrderedDict:
-        """Evaluate a copy of `model`, prepared for inference, on `DATASETS.TEST`.
-
-        With `TEST.AUG` enabled it is evaluated again with test-time augmentation; these results have the suffix `_TTA`.
-        So it is with each number of refinement stages in `TEST.STAGES`; the suffix is `_stage2`.
-        Each data set's metrics are also written to OUTPUT_DIR/inference/NAME/metrics.json.
-        """
-        module = model.module if isinstance(model, DistributedDataParallel) else model
-        prepared = build_inference_model(cfg, module)
-        results = cls._test(cfg, prepared, module, evaluators=evaluators)
-        for stages in cfg.TEST.STAGES:
-            shorter = build_inference_model(cfg, with_stages(module, stages))
-            with_stage = cls._test(cfg, shorter, module, f"stage{stages}", evaluators=evaluators)
-            results.update({f"{key}_stage{stages}": value for key, value in with_stage.items()})
-        if cfg.TEST.AUG.ENABLED:
-            logging.getLogger(__name__).info("Running inference with test-time augmentation ...")
-            augmented = cls._test(cfg, SparseRCNNWithTTA(cfg, prepared), module, "TTA", "inference_TTA")
-            results.update({f"{key}_TTA": value for key, value in augmented.items()})
-        if comm.is_main_process():
-            write_metrics(cfg, results)
-        return results
-
-    @classmethod
-    def _test(
-        cls,
-        cfg: CfgNode,
-        model: nn.Module,
-        weights: nn.Module,
-        way: str = "",
-        folder: str = "inference",
-        evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None,
-    ) -> OrderedDict:
-        """As `DefaultTrainer.test`, but an evaluation that was killed continues.
-
-        Args:
-            model: runs on the images.
-            weights: the model that `model` was made of.
-            way: in which it was made.
-            folder: in OUTPUT_DIR, of a folder of results for each data set.
-            evaluators: as for `test`. With these an evaluation does not continue: they may look at more than is kept.
-        """
-        if evaluators is not None:
-            return super().test(cfg, model, evaluators)
-        results: OrderedDict = OrderedDict()
-        for name in cfg.DATASETS.TEST:
-            path = os.path.join(cfg.OUTPUT_DIR, folder, name)
-            unfinished = UnfinishedEvaluation(path, functools.partial(evaluation_digest, cfg, weights, name, way))
-            evaluator = cls.build_evaluator(cfg, name, path)
-            results[name] = evaluate(model, cls.build_test_loader(cfg, name), evaluator, unfinished)
-            if comm.is_main_process():
-                logging.getLogger(__name__).info(f"Evaluation results for {name} in csv format:")
-                print_csv_format(results[name])
-        return results if len(results) != 1 else next(iter(results.values()))
 
     def build_writers(self) -> list[EventWriter]:
         folder = self.cfg.OUTPUT_DIR

@@ -1,4 +1,4 @@
-"""The engine of the project with EfficientDet: fine-tuning on other classes, foreign checkpoints, lower precision, costs."""
+"""The engine with EfficientDet: fine-tuning on other classes, foreign checkpoints, lower precision, costs."""
 
 import pytest
 import torch

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -77,7 +78,7 @@ def _cost(cfg: CfgNode, pictures: Pictures, step_seconds: float, test_seconds: f
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.TIMM.PRETRAINED = False
-    model = build_model(cfg).eval()
+    model: Any = build_model(cfg).eval()
     gmacs = count_gmacs(model, pictures.sample(0)["image"].float())
     learns = any(parameter.requires_grad for parameter in model.backbone.bottom_up.parameters())
     return Cost(

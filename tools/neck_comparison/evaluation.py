@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Sequence
+from typing import Any, cast
 
 from detectron2.structures import BoxMode, Instances
 from pycocotools.coco import COCO
@@ -18,7 +19,7 @@ def ground_truth(records: Sequence[dict], classes: int) -> COCO:
         records: images in detectron2's format.
         classes: how many there are.
     """
-    annotations = []
+    annotations: list[dict] = []
     for image, record in enumerate(records):
         for annotation in record["annotations"]:
             box = BoxMode.convert(list(map(float, annotation["bbox"])), annotation["bbox_mode"], BoxMode.XYWH_ABS)
@@ -63,7 +64,7 @@ def match(truth: COCO, detections: Sequence[Instances]) -> CocoMatches:
 
 def _coco(dataset: dict) -> COCO:
     coco = COCO()
-    coco.dataset = dataset
+    coco.dataset = cast(Any, dataset)
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco

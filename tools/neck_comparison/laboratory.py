@@ -56,7 +56,7 @@ def _call(job: Job) -> Any:
     return function(*arguments)
 
 
-def in_parallel(pool: Pool, jobs: Sequence[Job], done: Callable[[int], None] = lambda number: None) -> list:
+def in_parallel(pool: Pool, jobs: Sequence[Job], done: Callable[[int], object] = lambda number: None) -> list:
     """Results of jobs, in their order.
 
     Args:
@@ -98,7 +98,8 @@ class Laboratory:
         """Compute what a frozen bottom-up network sees, once; nothing if it learns, or pictures differ in size."""
         names = [self.cfg.DATASETS.TRAIN[0], self.tuning, self.test]
         of_one_size = all(Pictures.of(self.cfg, name).have_one_size() for name in names)
-        if not of_one_size or not is_frozen(build_model(self.cfg).backbone.bottom_up):
+        model: Any = build_model(self.cfg)
+        if not of_one_size or not is_frozen(model.backbone.bottom_up):
             return
         self.features = self.folder / "features"
         for name in names:

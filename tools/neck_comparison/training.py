@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -69,11 +70,12 @@ class Detector:
     """
 
     def __init__(self, cfg: CfgNode, features: Path | None):
-        self.model = build_model(cfg)
+        self.model: Any = build_model(cfg)  # the backbone is of `build_neck_backbone`, which has a bottom-up network
         self.features = features
         self.precision = amp_precision(cfg)
         if features:
-            self.model.backbone.bottom_up = RememberedBackbone(self.model.backbone.bottom_up)
+            backbone: Any = self.model.backbone
+            backbone.bottom_up = RememberedBackbone(backbone.bottom_up)
         prepare_for_training(cfg, self.model)
         self.model.train()
         self._stores: dict[str, FeatureStore] = {}
