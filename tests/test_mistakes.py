@@ -52,7 +52,7 @@ MISTAKES = """
 --eval-only                                  | MODEL.WEIGHTS is empty: --eval-only
 --eval-only MODEL.WEIGHTS gone.pth           | MODEL.WEIGHTS: there is no file gone.pth
 --config-file gone.yaml                      | config file gone.yaml does not exist
---config-file ''                             | MODEL.ROI_HEADS.IN_FEATURES
+--config-file ''                             | MODEL.ROI_HEADS.IN_FEATURES ['p2', 'p3', 'p4', 'p5'] asks for p2
 --config-file .                              | config file . does not exist
 SOLVER.MAX_ITER                              | options are KEY VALUE pairs
 SOLVER.MAX_ITER 3 --resume                   | --resume must stand before

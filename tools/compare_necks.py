@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare necks as an experiment that can tell something: tuned alike, repeated, tested on the same pictures.
 
-    python -m tools.compare_necks configs/compare/*.yaml
+    python tools/compare_necks.py configs/compare/*.yaml
 
 Each config is one comparison. All its detectors are equal but for the neck, and every neck gets the same effort: three
 learning rates, tried on a data set that is not the test's, then trainings with the same seeds and the same order of
@@ -26,6 +26,10 @@ from tqdm import tqdm
 
 from sparsercnn.errors import InputError
 from sparsercnn.files import write_json, write_whole
+
+# As a program, this file is found without the package that it belongs to.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from tools.neck_comparison.arms import DEFAULT, Arm
 from tools.neck_comparison.experiment import Experiment
 from tools.neck_comparison.laboratory import start_pool
@@ -128,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_arguments(argv)
     try:
-        is_seen = compare(args, shlex.join(["python", "-m", "tools.compare_necks", *argv]))
+        is_seen = compare(args, shlex.join(["python", "tools/compare_necks.py", *argv]))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The tables of the FPN paper: RPN, Fast R-CNN and Faster R-CNN on C4, on C5, on FPN and on what is left of it.
 
-    python -m tools.fpn_tables --train configs/fasterrcnn/fpn_paper_shapes.yaml --seeds 3
-    python -m tools.fpn_tables --tables rpn --rows c5 fpn --train configs/fasterrcnn/fpn_paper_bccd.yaml
+    python tools/fpn_tables.py --train configs/fasterrcnn/fpn_paper_shapes.yaml --seeds 3
+    python tools/fpn_tables.py --tables rpn --rows c5 fpn --train configs/fasterrcnn/fpn_paper_bccd.yaml
 
 The rows are the files of configs/fasterrcnn/fpn_paper/; what --train says replaces their keys, and KEY VALUE options
 replace both. Fast R-CNN gets the proposals of an RPN on FPN, trained for it, on training and test images.
@@ -30,6 +30,10 @@ from tqdm import tqdm
 from sparsercnn import load_config
 from sparsercnn.engine import check_config
 from sparsercnn.errors import InputError
+
+# As a program, this file is found without the package that it belongs to.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from tools.resumable_runs import runs_of, train
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "fasterrcnn" / "fpn_paper"
@@ -170,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_arguments(argv)
     try:
-        print(make_tables(args, shlex.join(["python", "-m", "tools.fpn_tables", *argv])))
+        print(make_tables(args, shlex.join(["python", "tools/fpn_tables.py", *argv])))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

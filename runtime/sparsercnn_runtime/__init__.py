@@ -43,7 +43,7 @@ class OnnxDetector:
             run, texts = (_open_openvino if self.path.suffix == ".xml" else _open_onnx)(self.path, threads)
         except ImportError:
             raise
-        except Exception as error:
+        except Exception as error:  # the libraries raise errors of classes of their own
             raise ValueError(f"{path} cannot be read as a model: {error}") from error
         if "class_names" not in texts or "divisor" not in texts:
             raise ValueError(f"{path} was not written by tools/export.py: it does not say how to use it")
