@@ -11,8 +11,9 @@ from ..errors import InputError
 
 # Seconds between questions whether something has happened on another machine.
 PERIOD = 1.0
-# Seconds that machine 0, which holds what all read, waits for the others to end.
+# Seconds that machine 0, which holds what all read, waits for the others to end; and to read why they cannot begin.
 FAREWELL = 60.0
+LAST_WORDS = 5.0
 
 
 class Machines:
@@ -57,6 +58,15 @@ class Machines:
             ) from error
 
     def _arrive(self, processes: str) -> None:
+        try:
+            self._meet(processes)
+        except InputError:
+            self._wait_for("refused", min(LAST_WORDS, self.timeout.total_seconds()))
+            raise
+        except RuntimeError as error:
+            raise InputError("machine 0 has ended; what it says is why") from error
+
+    def _meet(self, processes: str) -> None:
         if self.store.add(f"machines/{self.rank}/come", 1) > 1:
             raise InputError(f"--machine-rank {self.rank}: another machine of this run has the same rank")
         self.store.set(f"machines/{self.rank}", processes)
@@ -87,10 +97,14 @@ class Machines:
 
     def leave(self) -> None:
         """Say that all is done here. Machine 0 waits for the others, whose processes may still need the store."""
-        left, deadline = self.store.add("left", 1), time.monotonic() + FAREWELL
-        while self.rank == 0 and left < self.count and time.monotonic() < deadline and not self.failure():
+        self._wait_for("left", FAREWELL)
+
+    def _wait_for(self, event: str, seconds: float) -> None:
+        """Say that this machine is there; machine 0 waits until all are, one has failed, or the time is over."""
+        here, deadline = self.store.add(event, 1), time.monotonic() + seconds
+        while self.rank == 0 and here < self.count and time.monotonic() < deadline and not self.failure():
             time.sleep(PERIOD)
-            left = self.store.add("left", 0)
+            here = self.store.add(event, 0)
 
 
 def address(url: str) -> tuple[str, int]:
