@@ -34,9 +34,9 @@ from detectron2.utils.logger import setup_logger
 from sparsercnn import load_config
 from sparsercnn.data import register_config_datasets
 from sparsercnn.engine import SparseRCNNCheckpointer, Trainer, check_config
+from sparsercnn.engine.distributed.launch import check_launch, launch
+from sparsercnn.engine.distributed.ranks import ProcessFailedError
 from sparsercnn.engine.interrupt import Stopped, forward_signals
-from sparsercnn.engine.launch import check_launch, launch
-from sparsercnn.engine.ranks import ProcessFailedError
 from sparsercnn.engine.run_folder import changed_settings, check_run_folder, remove_run
 from sparsercnn.engine.temporary import temporary_folder
 from sparsercnn.errors import InputError

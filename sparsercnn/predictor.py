@@ -18,8 +18,8 @@ from .config_file import load_config
 from .data.images import read_image
 from .detections import Detections
 from .engine import SparseRCNNCheckpointer, build_inference_model, build_model
-from .engine.checkpoint_files import read_tensors
-from .engine.checkpoint_metadata import checked_metadata
+from .engine.checkpoints.files import read_tensors
+from .engine.checkpoints.metadata import checked_metadata
 from .errors import InputError
 from .modeling.detector import SparseRCNN
 from .visualization.stages import predict_stages

@@ -18,7 +18,7 @@ from torch import Tensor
 from sparsercnn import load_config
 from sparsercnn.conversion import CONVERTERS
 from sparsercnn.engine import build_model
-from sparsercnn.engine.checkpoint_files import read_tensors
+from sparsercnn.engine.checkpoints.files import read_tensors
 from sparsercnn.errors import InputError
 from sparsercnn.files import write_whole
 

@@ -22,10 +22,11 @@ from ..data import SparseRCNNDatasetMapper
 from ..data.training import TrainingBatches, build_training_batches
 from ..errors import InputError
 from ..randomness import Purpose, seed_generators
-from .agreement import share_buffers
 from .build import amp_precision, build_model, prepare_for_training
-from .checkpoint import SparseRCNNCheckpointer
-from .checkpoint_metadata import run_metadata
+from .checkpoints.checkpointer import SparseRCNNCheckpointer
+from .checkpoints.metadata import run_metadata
+from .checkpoints.optimizer_state import fit_groups
+from .distributed.agreement import share_buffers
 from .ema import CHECKPOINT_KEY, ExponentialMovingAverage
 from .evaluation import EvaluatingTrainer
 from .events import MetricsFile, RunEvents, WriteEvents
@@ -34,7 +35,6 @@ from .interrupt import Stopped, StopSignals
 from .level_report import report_levels
 from .not_finite import NotFiniteError
 from .optimizer import build_optimizer
-from .optimizer_state import fit_groups
 from .precise_bn import PreciseBatchNorm
 from .progress import ProgressLine
 from .saving import SaveBest, SaveCheckpoints

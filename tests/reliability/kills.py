@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from sparsercnn.data.shapes import SPLITS, annotation_file, prepare_shapes
-from sparsercnn.engine.checkpoint_metadata import METADATA
+from sparsercnn.engine.checkpoints.metadata import METADATA
 from sparsercnn.engine.events import MEASURED
 from sparsercnn.files import PARTIAL
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sparsercnn import Detector
 from sparsercnn.engine import SparseRCNNCheckpointer
-from sparsercnn.engine.checkpoint_metadata import run_metadata
+from sparsercnn.engine.checkpoints.metadata import run_metadata
 from sparsercnn.errors import InputError
 from tests.sparsercnn.models import small_config, small_model
 

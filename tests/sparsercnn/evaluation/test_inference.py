@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import nn
 
-from sparsercnn.engine.launch import launch
+from sparsercnn.engine.distributed.launch import launch
 from sparsercnn.evaluation import unfinished
 from sparsercnn.evaluation.coco import FastCOCOEvaluator
 from sparsercnn.evaluation.inference import evaluate

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import torch.distributed as dist
 
-from ..errors import InputError
+from ...errors import InputError
 
 # Seconds between questions whether something has happened on another machine.
 PERIOD = 1.0

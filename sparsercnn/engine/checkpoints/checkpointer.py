@@ -12,13 +12,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import nn
 
-from ..errors import InputError
-from ..files import PARTIAL, CannotWriteError, write_whole
+from ...errors import InputError
+from ...files import PARTIAL, CannotWriteError, write_whole
+from ..ema import CHECKPOINT_KEY, use_average
 from .archive import write_archive
-from .checkpoint_content import as_checkpoint
-from .checkpoint_files import UnusableFileError, read_tensors
-from .checkpoint_metadata import METADATA
-from .ema import CHECKPOINT_KEY, use_average
+from .content import as_checkpoint
+from .files import UnusableFileError, read_tensors
+from .metadata import METADATA
 from .optimizer_state import checked_training_state, from_old_layout
 
 NAMES_SHOWN = 10

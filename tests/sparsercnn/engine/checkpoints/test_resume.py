@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from sparsercnn.engine import SparseRCNNCheckpointer
-from sparsercnn.engine.checkpoint import resumable_checkpoints
+from sparsercnn.engine.checkpoints.checkpointer import resumable_checkpoints
 from sparsercnn.errors import InputError
 from sparsercnn.files import CannotWriteError
 

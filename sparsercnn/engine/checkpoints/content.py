@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .checkpoint_files import UnusableFileError
+from .files import UnusableFileError
 
 # Names listed when there is no model.
 NAMES_SHOWN = 5

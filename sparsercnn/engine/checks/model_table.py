@@ -12,11 +12,11 @@ from detectron2.modeling import (
     RPN_HEAD_REGISTRY,
 )
 
-from ..modeling.class_loss import CLASS_LOSSES
-from ..modeling.head import ACTIVATIONS
-from ..modeling.initial_boxes import INITIAL_BOXES
-from ..modeling.matcher import ASSIGNMENTS
-from ..modeling.roi_routing import POOLERS, ROUTINGS
+from ...modeling.class_loss import CLASS_LOSSES
+from ...modeling.head import ACTIVATIONS
+from ...modeling.initial_boxes import INITIAL_BOXES
+from ...modeling.matcher import ASSIGNMENTS
+from ...modeling.roi_routing import POOLERS, ROUTINGS
 from .requirements import WORD, Checks, Requirement, at_least, between, each, inside, one_of
 
 # What `detectron2.layers.get_norm` knows.

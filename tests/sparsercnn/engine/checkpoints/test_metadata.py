@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from sparsercnn import load_config
-from sparsercnn.engine.checkpoint_files import UnusableFileError
-from sparsercnn.engine.checkpoint_metadata import METADATA, checked_metadata, run_metadata
-from sparsercnn.engine.safe_pickle import check_plain
+from sparsercnn.engine.checkpoints.files import UnusableFileError
+from sparsercnn.engine.checkpoints.metadata import METADATA, checked_metadata, run_metadata
+from sparsercnn.engine.checkpoints.safe_pickle import check_plain
 
 
 def test_a_run_describes_itself_in_plain_values():

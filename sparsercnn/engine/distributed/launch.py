@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from detectron2.engine import default_argument_parser
 
-from ..errors import InputError
-from ..processes import describe_loss, is_lost_connection, joined_processes
+from ...errors import InputError
+from ...processes import describe_loss, is_lost_connection, joined_processes
 from .machines import Machines, address
 from .ranks import ProcessFailedError, Rank, Ranks
 

@@ -19,9 +19,9 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from ..errors import InputError
-from ..processes import describe_loss, is_lost_connection, joined_processes
-from .interrupt import FORWARDED, STOPPING, Stopped
+from ...errors import InputError
+from ...processes import describe_loss, is_lost_connection, joined_processes
+from ..interrupt import FORWARDED, STOPPING, Stopped
 from .machines import PERIOD, Machines
 
 # Seconds in which the other processes, one having failed, save what they can and end by themselves; and in which they

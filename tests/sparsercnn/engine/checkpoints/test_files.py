@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from sparsercnn.engine.checkpoint_content import as_checkpoint
-from sparsercnn.engine.checkpoint_files import UnusableFileError, read_tensors
+from sparsercnn.engine.checkpoints.content import as_checkpoint
+from sparsercnn.engine.checkpoints.files import UnusableFileError, read_tensors
 
 MODEL = {
     "weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),

@@ -6,10 +6,11 @@ accepted.
 
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
-from ..config import AMP_PRECISIONS, PRECISIONS
-from ..data.images import LARGEST_MAX_PIXELS, MAX_ASPECT_RATIO
-from ..data.training import BAD_IMAGES, SAMPLERS
-from .optimizer import OPTIMIZERS
+from ...config import AMP_PRECISIONS, PRECISIONS
+from ...data.images import LARGEST_MAX_PIXELS, MAX_ASPECT_RATIO
+from ...data.training import BAD_IMAGES, SAMPLERS
+from ..optimizer import OPTIMIZERS
+from ..schedule import SCHEDULES
 from .requirements import (
     INCREASING,
     NUMBER,
@@ -27,7 +28,6 @@ from .requirements import (
     is_number,
     unless,
 )
-from .schedule import SCHEDULES
 
 CROP_TYPES = ("relative_range", "relative", "absolute", "absolute_range")
 # With an image of the largest aspect ratio, a smaller limit of the longer side would leave nothing of the shorter one.

@@ -8,10 +8,10 @@ from detectron2.layers import get_norm
 
 from sparsercnn import load_config
 from sparsercnn.engine import check_config, check_model
-from sparsercnn.engine.model_table import NORMS
+from sparsercnn.engine.checks.model_table import NORMS
 from sparsercnn.errors import InputError
 
-CONFIGS = Path(__file__).parents[3] / "configs"
+CONFIGS = Path(__file__).parents[4] / "configs"
 
 
 @pytest.fixture

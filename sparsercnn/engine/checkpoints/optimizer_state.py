@@ -11,7 +11,7 @@ import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from ..errors import InputError
+from ...errors import InputError
 
 # How an optimizer computes, not what: this program's choice, whatever the checkpoint says.
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")

@@ -12,10 +12,10 @@ import torch.distributed as dist
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from sparsercnn.engine import ranks
+from sparsercnn.engine.distributed import ranks
+from sparsercnn.engine.distributed.launch import check_launch, launch
+from sparsercnn.engine.distributed.ranks import ProcessFailedError
 from sparsercnn.engine.interrupt import Stopped
-from sparsercnn.engine.launch import check_launch, launch
-from sparsercnn.engine.ranks import ProcessFailedError
 from sparsercnn.errors import InputError
 from sparsercnn.processes import report_progress, wait_for_all
 

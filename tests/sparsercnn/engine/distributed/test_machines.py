@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from sparsercnn.engine import machines
-from sparsercnn.engine.machines import Machines
+from sparsercnn.engine.distributed import machines
+from sparsercnn.engine.distributed.machines import Machines
 from sparsercnn.errors import InputError
 
 SECONDS = timedelta(seconds=20)

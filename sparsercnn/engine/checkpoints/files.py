@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ...errors import InputError
 from .archive import LOCAL_SIGNATURE, read_archive
 from .byte_source import ByteSource
 from .pickled_objects import DamagedError, ForeignObjectError, check_dimensions, natural

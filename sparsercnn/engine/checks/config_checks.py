@@ -10,11 +10,11 @@ import torch
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 
-from ..data import check_datasets
-from ..errors import InputError, check_choice, one_line
-from ..evaluation.test_time_augmentation import check_scale_ranges
-from .build import build_model
-from .checkpoint import resumable_checkpoints
+from ...data import check_datasets
+from ...errors import InputError, check_choice, one_line
+from ...evaluation.test_time_augmentation import check_scale_ranges
+from ..build import build_model
+from ..checkpoints.checkpointer import resumable_checkpoints
 from .model_table import MODEL_TABLE
 from .requirements import Checks, describe
 from .run_table import RUN_TABLE

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 import torch
 
-from sparsercnn.engine.archive import read_archive, write_archive
+from sparsercnn.engine.checkpoints.archive import read_archive, write_archive
 
 base = torch.arange(12, dtype=torch.float32)
 CONTENT = {

@@ -1,13 +1,14 @@
 import io
 import pickle
+import re
 from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
 import torch
 
-from sparsercnn.engine.pickled_objects import DamagedError, ForeignObjectError
-from sparsercnn.engine.safe_pickle import MAX_DEPTH, check_plain, load_pickle
+from sparsercnn.engine.checkpoints.pickled_objects import DamagedError, ForeignObjectError
+from sparsercnn.engine.checkpoints.safe_pickle import MAX_DEPTH, check_plain, load_pickle
 
 PLAIN = {
     "none": None,
@@ -88,5 +89,5 @@ def test_nesting_is_limited():
 
 
 def test_names_of_foreign_objects_are_told():
-    with pytest.raises(ForeignObjectError, match=r"^test_safe_pickle|tests.sparsercnn.engine.test_safe_pickle.load$"):
+    with pytest.raises(ForeignObjectError, match=rf"^{re.escape(__name__)}\.load$"):
         load(load)

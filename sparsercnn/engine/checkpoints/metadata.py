@@ -7,7 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from .checkpoint_files import UnusableFileError
+from .files import UnusableFileError
 
 METADATA = "metadata"
 """The entry of a checkpoint that holds what `run_metadata` returns."""

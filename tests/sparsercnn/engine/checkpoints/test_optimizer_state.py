@@ -9,7 +9,7 @@ from torch import nn
 
 from sparsercnn import load_config
 from sparsercnn.engine import build_lr_scheduler, build_optimizer
-from sparsercnn.engine.optimizer_state import checked_training_state, fit_groups, from_old_layout
+from sparsercnn.engine.checkpoints.optimizer_state import checked_training_state, fit_groups, from_old_layout
 from sparsercnn.errors import InputError
 
 RATES = {"backbone": 0.05, "head": 0.1}
