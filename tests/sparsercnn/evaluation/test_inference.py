@@ -154,6 +154,7 @@ def run_by_all(folder):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="each process gets a GPU where there are any")
+@pytest.mark.usefixtures("quick_processes")
 def test_two_processes_give_the_results_of_one(folder):
     make_dataset(folder / "small", 1)
     expected = {output: run(folder / data, folder / "one", Detector()) for data, output in PASSES}

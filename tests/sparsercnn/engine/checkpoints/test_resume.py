@@ -207,6 +207,7 @@ def resume_in_each_process(folder):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="detectron2 gives each process a GPU where there are any")
+@pytest.mark.usefixtures("quick_processes")
 def test_processes_resume_from_one_checkpoint(tmp_path):
     for folder, names in {"shared": ["1", "3"], "0": ["1"], "1": ["3"]}.items():
         (tmp_path / folder).mkdir()

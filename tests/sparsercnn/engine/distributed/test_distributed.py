@@ -85,6 +85,7 @@ def assert_same_losses(history, expected):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="detectron2 gives each process a GPU where there are any")
+@pytest.mark.usefixtures("quick_processes")
 def test_two_processes_equal_one(tmp_path, expected):
     path = tmp_path / "losses.json"
     launch(train_in_each_way, 2, dist_url="auto", args=(path,))

@@ -19,7 +19,10 @@ from sparsercnn.engine.interrupt import Stopped
 from sparsercnn.errors import InputError
 from sparsercnn.processes import report_progress, wait_for_all
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="each process gets a GPU where there are any")
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="each process gets a GPU where there are any"),
+    pytest.mark.usefixtures("quick_processes"),
+]
 SECONDS = timedelta(seconds=60)
 
 
