@@ -2,14 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
+import demo
 from sparsercnn import load_config
 from sparsercnn.data import SparseRCNNDatasetMapper
 from sparsercnn.errors import InputError
+from sparsercnn.evaluation.results import best_f1_threshold
+from sparsercnn.evaluation.results import read_results as read_detections
 from tests.tiny_run import error_of, read_results, run
 from tools.contact_sheet import contact_sheet
 from tools.plot_training import plot_training
@@ -29,9 +34,27 @@ def test_training_leaves_everything_a_user_looks_for(trained):
 def test_a_checkpoint_says_what_it_is(trained):
     metadata = torch.load(trained / "model_final.pth", weights_only=True)["metadata"]
     assert metadata["class_names"] == ["circle", "square", "triangle"]
-    assert metadata["versions"]["torch"] == torch.__version__ and metadata["score_threshold"] is None
+    assert metadata["versions"]["torch"] == torch.__version__
+    assert metadata["score_threshold"] == best_f1_threshold(read_detections("tiny", trained / "inference" / "tiny"))
     (trained / "again.yaml").write_text(metadata["config"])
     assert yaml.safe_load(load_config(trained / "again.yaml").dump()) == yaml.safe_load(metadata["config"])
+
+
+def test_drawing_starts_at_the_score_that_the_checkpoint_says(trained, tmp_path):
+    checkpoint = torch.load(trained / "model_final.pth", weights_only=True)
+    checkpoint["metadata"]["score_threshold"] = 0.001
+    torch.save(checkpoint, tmp_path / "model.pth")
+
+    def drawn(*flags):
+        output = str(tmp_path / "drawn.png")
+        picture = DatasetCatalog.get("tiny")[0]["file_name"]
+        flags = ["--config-file", str(trained / "config.yaml"), "--input", picture, "--output", output, *flags]
+        assert demo.main([*flags, "--opts", "MODEL.WEIGHTS", str(tmp_path / "model.pth")]) == 0
+        with Image.open(output) as image:
+            return np.asarray(image)
+
+    assert np.array_equal(drawn(), drawn("--confidence-threshold", "0.001"))
+    assert not np.array_equal(drawn(), drawn("--confidence-threshold", "1"))
 
 
 def test_progress_is_a_short_line(trained):
