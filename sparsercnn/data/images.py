@@ -75,15 +75,15 @@ def read_image(path: str, image_format: str, max_pixels: int = MAX_PIXELS) -> np
 
 
 def image_size(path: str) -> tuple[int, int]:
-    """Width and height of an image, upright, from the head of its file.
+    """Width and height of an image, upright, from its file without decoding it.
 
     Raises:
-        InputError: the file is missing, or its head is none of an image.
+        InputError: the file is missing, damaged, or no image.
     """
     try:
         with PathManager.open(path, "rb") as file, Image.open(file, formats=_INSTALLED_FORMATS) as image:
             width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # of a PNG file, reads all of it
     except Exception as error:  # as in `read_image`
         reason = one_line(str(error)) or type(error).__name__
         raise InputError(f"cannot read image {one_line(str(path))}: {reason}") from error

@@ -54,16 +54,17 @@ def read(files: list[Path], root: Path, pictures: Pictures) -> LabeledData:
     if len(by_split) > 1 and (whole := by_split.pop(UNSPLIT, None)):
         data.remarks[f"{whole.name} left out, which is beside files of splits and names none"] += 1
     for split, path in by_split.items():
-        data.splits[split] = _read_file(path, pictures)
+        data.splits[split] = _read_file(path, pictures, data)
     return data
 
 
-def _read_file(path: Path, pictures: Pictures) -> list[LabeledImage]:
+def _read_file(path: Path, pictures: Pictures, data: LabeledData) -> list[LabeledImage]:
     check_coco_json(str(path))
     content = json.loads(path.read_text(encoding="utf-8"))
     names = {
         entry["id"]: class_name(entry["name"], f"{path}: category {entry['id']}") for entry in content["categories"]
     }
+    data.classes |= set(names.values())
     images = {}
     for entry in content["images"]:
         file = pictures.named(entry["file_name"], f"{path}: image {entry['id']!r}", path.parent)

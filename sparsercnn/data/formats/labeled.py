@@ -10,6 +10,7 @@ from pathlib import Path
 from ...errors import InputError, one_line
 from ..coco_json import LARGEST_COORDINATE
 from ..image_files import brief
+from ..images import image_size
 
 TRAIN, VAL, TEST = SPLITS = ("train", "val", "test")
 UNSPLIT = ""
@@ -43,7 +44,7 @@ class LabeledImage:
 
     Attributes:
         path: of the file.
-        size: width and height in pixels.
+        size: width and height in pixels; 0 where the annotation does not say.
         boxes: its objects; none for a picture that was looked at and shows none.
     """
 
@@ -60,11 +61,13 @@ class LabeledData:
         format: name of the format, for people.
         splits: pictures by "train", "val" and "test", or all under `UNSPLIT` where the source has no splits.
         remarks: what had to be interpreted or left out, such as "3 points, which have no area", and how often.
+        classes: names that the source declares, whether or not an object has them; empty where it declares none.
     """
 
     format: str
     splits: dict[str, list[LabeledImage]]
     remarks: Counter[str] = field(default_factory=Counter)
+    classes: set[str] = field(default_factory=set)
 
     def images(self) -> list[LabeledImage]:
         """The pictures of all splits."""
@@ -109,6 +112,14 @@ def bounding_box(
     """The absolute xywh box around points; `where` and `scale` as for `corners_to_box`."""
     xs, ys = zip(*points, strict=True)
     return corners_to_box((min(xs), min(ys), max(xs), max(ys)), where, scale)
+
+
+def picture_size(picture: Path) -> tuple[int, int]:
+    """Width and height of a picture, upright; (0, 0) if it cannot be read, for whoever then reads it to say so."""
+    try:
+        return image_size(str(picture))
+    except InputError:
+        return (0, 0)
 
 
 def number(value: object, where: str) -> float:

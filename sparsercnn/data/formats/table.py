@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ...errors import InputError
 from ..image_files import brief, some
-from ..images import image_size
 from .labeled import (
     SPLIT_WORDS,
     LabeledBox,
@@ -17,6 +16,7 @@ from .labeled import (
     class_name,
     corners_to_box,
     number,
+    picture_size,
     read_text,
     split_of,
 )
@@ -140,7 +140,7 @@ def read(files: list[Path], root: Path, pictures: Pictures) -> LabeledData:
             split = SPLIT_WORDS.get(row[columns.split].lower(), "") if columns.split else split_of(path, root)
             if name not in images[split]:
                 file = _find(pictures, name, where, path.parent)
-                images[split][name] = LabeledImage(file, image_size(str(file)))
+                images[split][name] = LabeledImage(file, picture_size(file))
             image = images[split][name]
             if any(row[column].strip() for column in (*columns.box, columns.label)):
                 image.boxes.append(_read_row(row, columns, image.size if relative else (1, 1), where))

@@ -8,7 +8,6 @@ import yaml
 
 from ...errors import InputError
 from ..image_files import brief, some
-from ..images import image_size
 from .labeled import (
     SPLITS,
     TRAIN,
@@ -20,6 +19,7 @@ from .labeled import (
     bounding_box,
     class_name,
     number,
+    picture_size,
     read_text,
     split_of,
     whole,
@@ -74,6 +74,7 @@ def read(files: list[Path], root: Path, pictures: Pictures) -> LabeledData:
         splits = {}
         for path in pictures.paths:
             splits.setdefault(split_of(path, root), []).append(path)
+    data.classes = set(names)
     splits = {split: paths for split, paths in splits.items() if paths}
     if not splits:
         raise InputError(f"{description} leads to no pictures")
@@ -161,7 +162,7 @@ def _place(place: str, base: object, description: Path, split: str) -> Path:
 
 
 def _read_image(picture: Path, labels: Path, names: list[str], remarks: Counter[str]) -> LabeledImage:
-    image = LabeledImage(picture, image_size(str(picture)))
+    image = LabeledImage(picture, picture_size(picture))
     if not labels.is_file():
         return image
     for i, line in enumerate(read_text(labels).splitlines(), 1):
