@@ -16,9 +16,9 @@ from detectron2.config import CfgNode
 from ..architectures import num_classes_key
 from ..data.formats import LabeledImage
 
-# Pixels that the side of a small object (the 5th percentile of all) should have in the network's input: four cells of
-# the finest level, of stride 8.
-SMALL_OBJECT = 32
+# Pixels that the side of a small object (the 5th percentile of all) should have in the network's input: six cells of the
+# finest level, of stride 4.
+SMALL_OBJECT = 24
 # Sizes are multiples of the coarsest usual stride.
 STEP = 32
 SMALLEST_SIDE = 256
