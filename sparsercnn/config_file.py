@@ -45,7 +45,7 @@ def load_config(file: str | os.PathLike | None = None, options: Sequence = ()) -
         InputError: a file is missing or malformed, a key unknown, or a value of the wrong type; or see
             `register_config_datasets`.
     """
-    path = _find(file) if file else None
+    path = find_config(file) if file else None
     if path:
         check_config_text(path)
     cfg = _defaults()
@@ -97,7 +97,12 @@ def _no_warnings() -> Iterator[None]:
         logging.disable(before)
 
 
-def _find(file: str | os.PathLike) -> str:
+def find_config(file: str | os.PathLike) -> str:
+    """Path of a config file, which may be one that comes with the installed package: "configs/quickstart.yaml".
+
+    Raises:
+        InputError: there is no such file.
+    """
     installed = Path(__file__).parent / file
     path = str(file if os.path.isfile(file) or not installed.is_file() else installed)
     if not os.path.isfile(path):

@@ -10,8 +10,21 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
+from tests.labeled_copies import WRITERS, make_pictures
 from tests.processes import forkserver
 from tests.tiny_run import run
+
+
+@pytest.fixture(scope="session")
+def copies(tmp_path_factory):
+    """{format: folder} of one data set of 16 pictures, of which the last shows nothing."""
+    root = tmp_path_factory.mktemp("copies")
+    labeled = make_pictures(root / "pictures", 16)
+    labeled[-1].objects.clear()
+    for kind, write in WRITERS.items():
+        (root / kind).mkdir()
+        write(root / "pictures", labeled, root / kind)
+    return {kind: root / kind for kind in WRITERS}
 
 
 @pytest.fixture(scope="module")

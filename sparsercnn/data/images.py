@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from detectron2.data import detection_utils as utils
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..config import MAX_PIXELS
 from ..errors import InputError, one_line
@@ -72,6 +72,22 @@ def read_image(path: str, image_format: str, max_pixels: int = MAX_PIXELS) -> np
     except Exception as error:  # on damaged files Pillow raises errors of two dozen classes
         reason = one_line(str(error)) or type(error).__name__
         raise InputError(f"cannot read image {one_line(str(path))}: {reason}") from error
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height of an image, upright, from its file without decoding it.
+
+    Raises:
+        InputError: the file is missing, damaged, or no image.
+    """
+    try:
+        with PathManager.open(path, "rb") as file, Image.open(file, formats=_INSTALLED_FORMATS) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # of a PNG file, reads all of it
+    except Exception as error:  # as in `read_image`
+        reason = one_line(str(error)) or type(error).__name__
+        raise InputError(f"cannot read image {one_line(str(path))}: {reason}") from error
+    return (height, width) if turned else (width, height)
 
 
 def _open(file: BinaryIO, max_pixels: int) -> Image.Image:

@@ -24,6 +24,21 @@ class _PlainXML(ET.TreeBuilder):
         raise ValueError("it has a document type, whose entities could do harm")
 
 
+def parse_xml(path: str) -> ET.Element:
+    """The root of an XML file, which may be a stranger's: entities, which could fill the memory, are refused.
+
+    Raises:
+        InputError: the file cannot be read, or is no such XML.
+    """
+    try:
+        with PathManager.open(path) as file:
+            root = ET.parse(file, ET.XMLParser(target=_PlainXML())).getroot()
+    except (OSError, SyntaxError, ValueError, LookupError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as XML: {one_line(str(error))}") from error
+    assert root is not None  # only of an empty document, which is a SyntaxError
+    return root
+
+
 def check_voc(folder: str, split: str, classes: Sequence[str], evaluated: bool = False) -> Content:
     """Check a data set in VOC's format: one XML file for each image that `ImageSets/Main/SPLIT.txt` lists.
 
@@ -62,11 +77,7 @@ class _FileCheck:
 
     def __init__(self, path: str):
         self.path = path
-        try:
-            with PathManager.open(path) as file:
-                self.root = ET.parse(file, ET.XMLParser(target=_PlainXML())).getroot()
-        except (OSError, SyntaxError, ValueError, LookupError, RecursionError) as error:
-            raise InputError(f"{path} cannot be read as XML: {one_line(str(error))}") from error
+        self.root = parse_xml(path)
 
     def add_to(self, content: Content, evaluated: bool) -> None:
         """Add the image's size and its objects."""
@@ -74,7 +85,9 @@ class _FileCheck:
         if not all(0 < side <= LARGEST_COORDINATE for side in size):
             raise InputError(f"{self.path}: the size is {size[0]}×{size[1]} pixels; sides are 1 pixel long or more")
         content.sizes.append((size[0], size[1]))
-        for i, entry in enumerate(self.root.findall("object")):
+        objects = self.root.findall("object")
+        content.negatives += not objects
+        for i, entry in enumerate(objects):
             where = f"object number {i} from 0"
             name = self._text(entry, "name", where)
             if name not in content.classes:
