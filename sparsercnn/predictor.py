@@ -19,8 +19,8 @@ from .data.download import download_image
 from .data.images import read_image
 from .detections import Detections
 from .engine import SparseRCNNCheckpointer, build_inference_model, build_model
-from .engine.checkpoint_files import read_tensors
-from .engine.checkpoint_metadata import checked_metadata
+from .engine.checkpoints.files import read_tensors
+from .engine.checkpoints.metadata import checked_metadata
 from .engine.own_data import evaluate_on, train_on
 from .errors import InputError
 from .modeling.detector import SparseRCNN
@@ -38,6 +38,10 @@ class Predictor:
     Args:
         cfg: names the model, its weights and the test-time size and channel order of its input.
 
+    Attributes:
+        threshold: the score over which to show detections: that of the best F1 in the evaluation after training, which
+            the checkpoint holds, else 0.5.
+
     Raises:
         InputError: the model cannot be built as the config says, the weights do not fit it, or it needs precomputed
             proposals, which a picture does not have.
@@ -47,7 +51,9 @@ class Predictor:
         if cfg.MODEL.LOAD_PROPOSALS:
             raise InputError("MODEL.LOAD_PROPOSALS is True: this model finds nothing on pictures without proposals")
         model = build_model(cfg).eval()
-        SparseRCNNCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        content = SparseRCNNCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        threshold = (checked_metadata(content, cfg.MODEL.WEIGHTS) or {}).get("score_threshold")
+        self.threshold = 0.5 if threshold is None else threshold
         self.model = build_inference_model(cfg, model)
         self.resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.channel_order = cfg.INPUT.FORMAT
@@ -108,17 +114,17 @@ class Detector:
     Args:
         cfg: names the model and its weights; without weights it must be trained before it finds anything.
         class_names: of all classes; their numbers if None.
-        threshold: lowest score that `predict` returns unless it is told another.
+        threshold: lowest score that `predict` returns unless it is told another; None for that of `Predictor`.
 
     Raises:
         InputError: see `Predictor`.
     """
 
-    def __init__(self, cfg: CfgNode, class_names: list[str] | None = None, threshold: float = 0.5):
+    def __init__(self, cfg: CfgNode, class_names: list[str] | None = None, threshold: float | None = None):
         self.cfg = cfg
         self._loaded = Predictor(cfg) if cfg.MODEL.WEIGHTS else None
         self.class_names = class_names or [str(i) for i in range(num_classes(cfg) or 1)]
-        self.threshold = threshold
+        self.threshold = threshold if threshold is not None else self._loaded.threshold if self._loaded else 0.5
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | None = None) -> "Detector":
@@ -139,12 +145,11 @@ class Detector:
             file = Path(folder) / "config.yaml"
             file.write_text(metadata["config"])
             cfg = load_config(file, options)
-        threshold = metadata.get("score_threshold")
-        return cls(cfg, metadata.get("class_names"), 0.5 if threshold is None else threshold)
+        return cls(cfg, metadata.get("class_names"))
 
     @classmethod
     def from_config(
-        cls, file: str | Path, weights: str | Path = "", options: Sequence = (), threshold: float = 0.5
+        cls, file: str | Path, weights: str | Path = "", options: Sequence = (), threshold: float | None = None
     ) -> "Detector":
         """The detector of a config.
 
@@ -152,7 +157,7 @@ class Detector:
             file: a YAML file, see `load_config`.
             weights: path of a checkpoint; "" for the config's `MODEL.WEIGHTS`, without which there is only `train`.
             options: keys and values in turn that override the config.
-            threshold: lowest score that `predict` returns.
+            threshold: lowest score that `predict` returns; None for that of the checkpoint, or 0.5.
 
         Raises:
             InputError: see `load_config` and `Predictor`.

@@ -27,7 +27,7 @@ from sparsercnn.engine.recipe import Decision, Machine, decide
 from sparsercnn.errors import InputError
 from sparsercnn.files import write_whole
 
-BASE = "configs/prepared.yaml"
+BASE = "configs/Base-Lite0.yaml"
 
 
 def prepare_dataset(args: argparse.Namespace) -> str:

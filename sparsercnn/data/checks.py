@@ -42,7 +42,7 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
         _check_images(cfg, name, content)
         _check_number_of_classes(cfg, name, content.classes)
         if name in train_names:
-            _say_what_is_left_out(name, content)
+            _say_what_is_left_out(name, content, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     _check_same_classes(contents, train_names)
     if train and not any(contents[name].tally.trained for name in train_names):
         counts = "; ".join(contents[name].tally.left_out() or "no annotations" for name in dict.fromkeys(train_names))
@@ -104,6 +104,7 @@ def _content_of_dicts(name: str) -> Content:
     if len(sizes) < len(files):
         content.sizes = []  # detectron2 does not need them
     for i, image in enumerate(dicts):
+        content.negatives += all(annotation.get("iscrowd", 0) for annotation in image.get("annotations", ()))
         for annotation in image.get("annotations", ()):
             box = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYWH_ABS)
             size = content.sizes[i] if content.sizes else (math.inf, math.inf)
@@ -138,7 +139,12 @@ def _check_number_of_classes(cfg: CfgNode, name: str, classes: list[str]) -> Non
         )
 
 
-def _say_what_is_left_out(name: str, content: Content) -> None:
+def _say_what_is_left_out(name: str, content: Content, drop_negatives: bool) -> None:
+    fate = "left out" if drop_negatives else "trained on as negatives"
+    logger.info(
+        f"Data set {name}: {content.negatives} of {len(content.files)} images show no objects and are {fate} "
+        f"(DATALOADER.FILTER_EMPTY_ANNOTATIONS {drop_negatives})."
+    )
     tally = content.tally
     if left_out := tally.left_out():
         is_odd = tally.empty or tally.outside

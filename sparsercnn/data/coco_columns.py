@@ -86,7 +86,8 @@ class Columns:
         """The same as `check_coco_json` returns it, with images in the order of their ids."""
         files = [self.file_name(i) for i in range(len(self.ids))]
         sizes = list(zip(self.widths.tolist(), self.heights.tolist(), strict=True))
-        return Content(source, files, self.ids.tolist(), sizes, self.about.category_names, self.about.tally)
+        negatives = len(self.ids) - len(self.with_objects())
+        return Content(source, files, self.ids.tolist(), sizes, self.about.category_names, self.about.tally, negatives)
 
 
 _COLUMNS = [column.name for column in fields(Columns) if column.name != "about"]

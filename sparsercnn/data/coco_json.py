@@ -58,10 +58,14 @@ def check_coco_json(path: str, missing: str = "", evaluated: bool = False, train
         list(sizes.values()),
         [categories[i] for i in sorted(categories)],
     )
+    with_objects = set()
     for i, annotation in enumerate(data["annotations"]):
         check.annotation(i, annotation, sizes, categories, evaluated)
+        if not annotation.get("iscrowd"):
+            with_objects.add(annotation["image_id"])
         content.tally.add(annotation["bbox"], sizes[annotation["image_id"]], bool(annotation.get("iscrowd")))
     check.unique_ids("annotation", data["annotations"])
+    content.negatives = len(sizes) - len(with_objects)
     return content
 
 

@@ -59,6 +59,7 @@ class Content:
         sizes: width and height of each image in pixels.
         classes: names of the classes in the order of the model's outputs.
         tally: the annotations.
+        negatives: how many images show no objects: they have no annotations, or only crowds.
     """
 
     source: str
@@ -67,3 +68,4 @@ class Content:
     sizes: list[tuple[float, float]]
     classes: list[str]
     tally: Tally = field(default_factory=Tally)
+    negatives: int = 0

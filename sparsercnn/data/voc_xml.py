@@ -85,7 +85,9 @@ class _FileCheck:
         if not all(0 < side <= LARGEST_COORDINATE for side in size):
             raise InputError(f"{self.path}: the size is {size[0]}×{size[1]} pixels; sides are 1 pixel long or more")
         content.sizes.append((size[0], size[1]))
-        for i, entry in enumerate(self.root.findall("object")):
+        objects = self.root.findall("object")
+        content.negatives += not objects
+        for i, entry in enumerate(objects):
             where = f"object number {i} from 0"
             name = self._text(entry, "name", where)
             if name not in content.classes:

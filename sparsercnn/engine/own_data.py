@@ -16,8 +16,8 @@ from ..data.preparation import prepare, to_coco, write_splits
 from ..data.training import training_dataset
 from ..errors import InputError, did_you_mean
 from ..files import write_json
-from .checkpoint import SparseRCNNCheckpointer
-from .config_checks import check_config
+from .checkpoints.checkpointer import SparseRCNNCheckpointer
+from .checks.config_checks import check_config
 from .run_folder import check_run_folder
 from .temporary import temporary_folder
 from .trainer import Trainer

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,9 @@ from detectron2.config import CfgNode
 from ..architectures import num_classes_key
 from ..data.formats import LabeledImage
 
-# Pixels that the side of a small object (the 5th percentile of all) should have in the network's input: four cells of
-# the finest level, of stride 8.
-SMALL_OBJECT = 32
+# Pixels that the side of a small object (the 5th percentile of all) should have in the network's input: six cells of
+# the finest level, of stride 4.
+SMALL_OBJECT = 24
 # Sizes are multiples of the coarsest usual stride.
 STEP = 32
 SMALLEST_SIDE = 256
@@ -84,7 +83,7 @@ class Decision:
 def decide(
     base: CfgNode, classes: Sequence[str], train: Sequence[LabeledImage], machine: Machine, drop_empty: bool = False
 ) -> list[Decision]:
-    """What a config for a data set says beside its base, where that differs.
+    """What a config for a data set says beside its base.
 
     Args:
         base: the config that is built upon. Its learning rate is for its batch.
@@ -93,13 +92,12 @@ def decide(
         machine: that is trained on.
         drop_empty: leave pictures without objects out of training.
     """
-    decisions = [
+    return [
         *_model(base, classes, train, machine),
         *_sizes(train, machine),
         *_schedule(base, len(train), machine),
         *_loading(classes, train, machine, drop_empty),
     ]
-    return [d for d in decisions if attrgetter(d.key)(base) != d.value or d.key.startswith("INPUT")]
 
 
 def _model(

@@ -5,6 +5,7 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -22,10 +23,11 @@ from ..data import SparseRCNNDatasetMapper
 from ..data.training import TrainingBatches, build_training_batches
 from ..errors import InputError
 from ..randomness import Purpose, seed_generators
-from .agreement import share_buffers
 from .build import amp_precision, build_model, prepare_for_training
-from .checkpoint import SparseRCNNCheckpointer
-from .checkpoint_metadata import run_metadata
+from .checkpoints.checkpointer import SparseRCNNCheckpointer
+from .checkpoints.metadata import run_metadata
+from .checkpoints.optimizer_state import fit_groups
+from .distributed.agreement import share_buffers
 from .ema import CHECKPOINT_KEY, ExponentialMovingAverage
 from .evaluation import EvaluatingTrainer
 from .events import MetricsFile, RunEvents, WriteEvents
@@ -34,10 +36,9 @@ from .interrupt import Stopped, StopSignals
 from .level_report import report_levels
 from .not_finite import NotFiniteError
 from .optimizer import build_optimizer
-from .optimizer_state import fit_groups
 from .precise_bn import PreciseBatchNorm
 from .progress import ProgressLine
-from .saving import SaveBest, SaveCheckpoints
+from .saving import SaveBest, SaveCheckpoints, SaveThreshold
 from .schedule import build_lr_scheduler
 from .step import TrainStep, UnusableImageError
 
@@ -119,6 +120,10 @@ class Trainer(EvaluatingTrainer):
         self.evaluated = averaging.average.module if averaging else self.model
         self.checkpoints = SaveCheckpoints(cfg.SOLVER.CHECKPOINT_PERIOD, self.signals)
         after_checkpoints: list[HookBase] = [hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)]
+        if cfg.DATASETS.TEST and comm.is_main_process():
+            dataset = cfg.DATASETS.TEST[0]
+            folder = Path(cfg.OUTPUT_DIR) / "inference" / dataset
+            after_checkpoints.append(SaveThreshold(cfg.TEST.EVAL_PERIOD, dataset, folder, self.checkpoints))
         if cfg.TEST.EVAL_PERIOD and cfg.DATASETS.TEST:
             metric = "bbox/AP" if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/bbox/AP"
             after_checkpoints.append(SaveBest(cfg.TEST.EVAL_PERIOD, metric, self.checkpoints))

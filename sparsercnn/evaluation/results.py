@@ -9,8 +9,12 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from ..data.coco_dataset import is_large, open_coco_dataset
 from ..errors import InputError
 from .matching import Matches, best_threshold, match_objects
+
+RESULTS = "coco_instances_results.json"
+"""The file in which an evaluation leaves its detections, as COCO's results."""
 
 
 @dataclass
@@ -38,7 +42,7 @@ class ImageResult:
 
 
 def read_results(dataset: str, folder: Path) -> list[ImageResult]:
-    """Read `coco_instances_results.json` of an evaluation.
+    """Read the detections that an evaluation left, image by image.
 
     Args:
         dataset: registered name of the data set that was evaluated.
@@ -47,13 +51,13 @@ def read_results(dataset: str, folder: Path) -> list[ImageResult]:
     Raises:
         InputError: there is no such file.
     """
-    path = folder / "coco_instances_results.json"
+    path = folder / RESULTS
     if not path.is_file():
         raise InputError(f"there is no {path}; evaluate first (train_net.py --eval-only)")
     predictions = defaultdict(list)
     for prediction in json.loads(path.read_text()):
         predictions[prediction["image_id"]].append(prediction)
-    records = DatasetCatalog.get(dataset)
+    records = open_coco_dataset(dataset, str(folder)) if is_large(dataset) else DatasetCatalog.get(dataset)
     # Known once the data set was loaded. Those that are not COCO files have no category ids of their own.
     contiguous_id = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id")
     results = []

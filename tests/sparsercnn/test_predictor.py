@@ -13,7 +13,7 @@ from PIL import Image
 
 from sparsercnn import Detector
 from sparsercnn.engine import SparseRCNNCheckpointer
-from sparsercnn.engine.checkpoint_metadata import run_metadata
+from sparsercnn.engine.checkpoints.metadata import run_metadata
 from sparsercnn.errors import InputError
 from tests.sparsercnn.models import small_config, small_model
 from tests.tiny_run import QUICKSTART, TINY
@@ -90,6 +90,18 @@ def test_a_checkpoint_says_its_classes_and_its_threshold(detector, pixels):
     found = detector.predict(pixels, threshold=0.0)
     middle = found[len(found) // 2].score
     assert all(d.score > middle for d in detector.predict(pixels, threshold=middle))
+
+
+def test_the_threshold_is_the_checkpoints_unless_one_is_given(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["metadata"]["score_threshold"] = 0.25
+    path, config = tmp_path / "model.pth", tmp_path / "config.yaml"
+    torch.save(content, path)
+    config.write_text(content["metadata"]["config"])
+    options = ["MODEL.DEVICE", "cpu"]
+    assert Detector.from_checkpoint(path, device="cpu").threshold == 0.25
+    assert Detector.from_config(config, path, options).threshold == 0.25
+    assert Detector.from_config(config, path, options, threshold=0.0).threshold == 0.0
 
 
 def test_results_print_draw_and_convert(detector, pixels, tmp_path):

@@ -331,3 +331,16 @@ def test_bad_data_set_of_ones_own(entry, message):
     cfg.DATASETS.COCO_JSON = [entry]
     with pytest.raises(InputError, match=message):
         register_config_datasets(cfg)
+
+
+@pytest.mark.parametrize(("drop", "fate"), [(True, "left out"), (False, "trained on as negatives")])
+def test_the_number_of_images_without_objects_is_always_said(mine, tmp_path, caplog, drop, fate):
+    cfg, write = mine
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "b.png")
+    data = copy.deepcopy(GOOD)
+    data["images"].append({"id": 2, "file_name": "b.png", "height": 30, "width": 40})
+    write(data)
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = drop
+    with caplog.at_level("INFO"):
+        check_datasets(cfg)
+    assert f"1 of 2 images show no objects and are {fate}" in caplog.text

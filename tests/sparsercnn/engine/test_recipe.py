@@ -19,7 +19,7 @@ def images(count=100, size=(640, 480), side=48, objects=5):
 
 @pytest.fixture(scope="module")
 def base():
-    return load_config("configs/prepared.yaml", ["MODEL.DEVICE", "cpu"])
+    return load_config("configs/Base-Lite0.yaml", ["MODEL.DEVICE", "cpu"])
 
 
 def decided(base, train, machine=LAPTOP, classes=("cat",), **options):
@@ -31,9 +31,9 @@ def test_small_objects_get_large_pictures_as_far_as_the_machine_goes(base):
         return decided(base, images(side=objects, **picture), machine)["INPUT.MIN_SIZE_TEST"]
 
     assert side(200) == 256
-    assert side(48) == 320  # the object is 32 pixels large
-    assert side(16) == 480 and side(16, SERVER) == 800
-    assert side(16, SERVER, size=(200, 100)) == 192  # enlarged twice, to a multiple of 32
+    assert side(36) == 320  # the object is 24 pixels large
+    assert side(10) == 480 and side(10, SERVER) == 800
+    assert side(10, SERVER, size=(200, 100)) == 192  # enlarged twice, to a multiple of 32
 
 
 def test_sizes_keep_the_shape_of_pictures(base):
