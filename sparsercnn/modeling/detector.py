@@ -151,6 +151,11 @@ class SparseRCNN(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
+    @property
+    def size_divisibility(self) -> int:
+        """What the height and the width of a batch of images must be multiples of; 0 or 1 for nothing."""
+        return self.backbone.size_divisibility
+
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """Losses in training, detections otherwise.
 
@@ -175,6 +180,21 @@ class SparseRCNN(nn.Module):
         detections = [{"instances": detector_postprocess(r, *size)} for r, size in zip(results, sizes, strict=True)]
         report_broken(broken, last_boxes.shape[:2].numel())
         return detections
+
+    def detect(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Detections as tensors whose shapes do not depend on the data, which can be exported.
+
+        Args:
+            images: (B, 3, H, W), normalized, zero where an image is padded to multiples of `size_divisibility`.
+            sizes: (B, 2) height and width of each image without padding.
+
+        Returns:
+            Boxes (B, N, 4) absolute xyxy, scores (B, N), best first, and classes (B, N) int64.
+        """
+        features = self.backbone(images)
+        proposals = self.propose(features, ImageList(images, sizes))  # type: ignore[arg-type]
+        logits, boxes = self.refine(features, proposals)
+        return self.best(logits[-1], boxes[-1])
 
     def losses(self, features: dict[str, Tensor], proposals: Proposals, targets: list[Instances]) -> dict[str, Tensor]:
         """Weighted losses of all stages.
@@ -246,7 +266,7 @@ class SparseRCNN(nn.Module):
             for x in batched_inputs
         ]
         return ImageList.from_tensors(
-            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
+            images, self.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
 
     def propose(self, features: dict[str, Tensor], images: ImageList) -> Proposals:

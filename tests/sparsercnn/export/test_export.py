@@ -11,13 +11,19 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
+from sparsercnn import load_config
+from sparsercnn.engine import build_model
 from sparsercnn.errors import InputError
 from sparsercnn.export.graph import DetectionGraph
-from sparsercnn.export.onnx import compare, describe, export_onnx
-from tests.sparsercnn.models import image, small_model
+from sparsercnn.export.onnx import OUTPUTS, compare, describe, example_batches, export_onnx, program
+from sparsercnn.export.openvino import export_openvino
+from sparsercnn.modeling.initial_boxes import grid
+from tests.sparsercnn.models import image, small_config, small_model
 
 ROOT = Path(__file__).parents[3]
 SIZES = ((60, 90), (64, 50))
+# Height and width of pictures as COCO is evaluated, a batch in each row.
+PUBLISHED_SIZES = (((800, 1216),), ((800, 1067), (750, 1120)), ((427, 640),))
 ABOUT = {
     "class_names": ["a", "b", "c"],
     "threshold": 0.0,
@@ -129,6 +135,103 @@ def test_a_wrong_export_is_refused():
         compare(expected, [boxes, scores, classes + 1], "here")
 
 
+def test_what_nms_may_choose_differently():
+    boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]]], dtype=np.float32)
+    scores, classes = np.array([[0.9, 0.9, 0.5]], dtype=np.float32), np.zeros((1, 3), dtype=np.int64)
+    first, second = ([x[:, rows] for x in (boxes, scores, classes)] for rows in ([0, 2], [1, 2]))
+    compare(first, second, "here", nms_threshold=0.5)
+    with pytest.raises(InputError, match="boxes in here differ"):
+        compare(first, second, "here")
+    with pytest.raises(InputError, match="detections in here are not those of PyTorch"):
+        compare(first, second, "here", nms_threshold=0.95)
+    with pytest.raises(InputError, match="detections in here"):
+        compare(first, [second[0], second[1] - 0.2, second[2]], "here", nms_threshold=0.5)
+
+
 def test_other_models_are_refused_in_one_line():
     with pytest.raises(InputError, match="Linear cannot be exported"):
         DetectionGraph(torch.nn.Linear(1, 1), "RGB")
+
+
+def dense_detector() -> torch.nn.Module:
+    """The small model with proposals that depend on the picture."""
+    cfg = small_config()
+    cfg.MODEL.SparseRCNN.PROPOSALS = "dense"
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    torch.nn.init.normal_(model.dense_queries.class_logits.weight, std=0.5)  # distinct scores, so that an order is one
+    return model
+
+
+def efficientdet(*options: object) -> torch.nn.Module:
+    options = ("MODEL.DEVICE", "cpu", "MODEL.NECK.BIFPN.NUM_LAYERS", 1, "MODEL.EFFICIENTDET.DEPTH", 1, *options)
+    torch.manual_seed(0)
+    model = build_model(load_config(ROOT / "configs" / "efficientdet" / "quickstart.yaml", options)).eval()
+    for last, std in ((model.head.class_logits, 2.0), (model.head.box_deltas, 0.1)):
+        torch.nn.init.normal_(last.pointwise.weight, std=std)
+    return model
+
+
+DETECTORS = {"dense": dense_detector, "efficientdet": efficientdet}
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_the_graph_of_other_detectors_finds_what_they_find(kind):
+    model = DETECTORS[kind]()
+    graph = DetectionGraph(model, "RGB")
+    ((images, sizes),) = example_batches(graph.divisor, (((96, 60), (90, 128)),))
+    pictures = [x[:height, :width] for x, (height, width) in zip(images, sizes.tolist(), strict=True)]
+    with torch.no_grad():
+        boxes, scores, classes = graph(images, sizes)
+        expected = model([{"image": x.permute(2, 0, 1)} for x in pictures])
+    for i, result in enumerate(expected):
+        found, solid = result["instances"], (boxes[i, :, 2:] > boxes[i, :, :2]).all(-1) & (scores[i] > 0)
+        assert len(found) and classes[i][solid].tolist() == found.pred_classes.tolist()
+        torch.testing.assert_close(scores[i][solid], found.scores, rtol=0, atol=1e-5)
+        torch.testing.assert_close(boxes[i][solid], found.pred_boxes.tensor, rtol=0, atol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_other_detectors_in_openvino(kind, tmp_path):
+    pytest.importorskip("openvino")
+    graph = DetectionGraph(DETECTORS[kind](), "RGB")
+    # Compares with PyTorch at several sizes and numbers of pictures, in onnxruntime and in OpenVINO, or else raises.
+    export_openvino(graph, tmp_path / "model.xml", describe(graph, ABOUT))
+    assert {path.name for path in tmp_path.iterdir()} == {"model.xml", "model.bin"}
+
+
+def test_soft_nms_is_refused_in_one_line():
+    with pytest.raises(InputError, match=r"soft NMS cannot be exported: set MODEL\.EFFICIENTDET\.NMS to hard"):
+        program(DetectionGraph(efficientdet("MODEL.EFFICIENTDET.NMS", "soft"), "RGB"))
+
+
+@pytest.fixture(scope="module")
+def r50_file(tmp_path_factory):
+    """R50-FPN with 300 proposals, with weights that spread its boxes and scores."""
+    cfg = load_config(ROOT / "configs" / "sparsercnn.res50.300pro.3x.yaml", ["MODEL.DEVICE", "cpu"])
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    model.init_proposal_boxes.weight.data.copy_(grid(300))
+    for stage in model.head.head_series:
+        torch.nn.init.normal_(stage.class_logits.weight, std=0.1)
+    graph = DetectionGraph(model, "RGB")
+    path = tmp_path_factory.mktemp("r50") / "model.onnx"
+    export_onnx(graph, path, describe(graph, ABOUT))
+    return path, graph
+
+
+@pytest.mark.slow
+def test_the_published_detector_at_its_sizes(r50_file):
+    onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
+    path, graph = r50_file
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    compiled = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for images, sizes in example_batches(graph.divisor, PUBLISHED_SIZES):
+        with torch.no_grad():
+            expected = [t.numpy() for t in graph(images, sizes)]
+        assert expected[1].std() > 0.02 and len(set(expected[2][0])) > 5  # it does tell things apart
+        inputs = {"images": images.numpy(), "sizes": sizes.numpy()}
+        compare(expected, session.run(list(OUTPUTS), inputs), "onnxruntime")
+        results = compiled(inputs)
+        compare(expected, [results[name] for name in OUTPUTS], "OpenVINO")
