@@ -23,7 +23,7 @@ class ShelteredLoader(DataLoader):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, worker_init_fn=_leave_signals_to_parent, **kwargs)
+        super().__init__(*args, **{**kwargs, "worker_init_fn": _leave_signals_to_parent})
 
     def __iter__(self) -> Any:
         # Signals may come before a process has done anything.
