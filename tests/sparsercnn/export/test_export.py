@@ -85,7 +85,7 @@ def test_only_standard_operators_and_free_sizes(onnx_file):
 def test_the_runner_writes_the_same_coco_results_without_torch(onnx_file, tmp_path):
     path, graph = onnx_file
     cfg = small_config()
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = ABOUT["min_size"], ABOUT["max_size"]
+    cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = "RGB", ABOUT["min_size"], ABOUT["max_size"]
     SparseRCNNCheckpointer(graph.model, str(tmp_path), metadata=run_metadata(cfg)).save("model")
     pictures = []
     for i, size in enumerate(((90, 130), (64, 64), (40, 150))):
