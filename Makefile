@@ -14,7 +14,7 @@ DEMO := output/quickstart
 # Models in tests are tiny: two processes of one thread each are faster than one of two.
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo finetune test test-slow lint
+.PHONY: help demo finetune test test-slow lint docs
 
 help:
 	@echo "make demo        train a small detector on generated shapes (CPU, minutes), evaluate it, draw its predictions"
@@ -22,6 +22,7 @@ help:
 	@echo "make test        run the test suite, but for the slow tests"
 	@echo "make test-slow   run the slow tests: build the wheel, install it and use it"
 	@echo "make lint        check style, formatting and types"
+	@echo "make docs        build the site of the documents and of the API reference"
 
 demo: $(INSTALLED)
 	$(PYTHON) datasets/prepare_shapes.py
@@ -54,13 +55,16 @@ lint: $(INSTALLED)
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
+docs: $(INSTALLED)
+	$(PYTHON) tools/build_site.py
+
 .venv/.installed: pyproject.toml setup.py detectron2_lite/pyproject.toml constraints.txt
 	@echo "Installing into .venv (once) ..."
 	@python3 -m venv .venv
-	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt -e ./detectron2_lite -e '.[test,lint]'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt -e ./detectron2_lite -e ./runtime -e '.[test,lint,web,docs]'
 	@touch $@
 
 build/.installed-in-active-environment: pyproject.toml setup.py
 	@echo "Installing into the active environment, which has detectron2 (once) ..."
-	@$(PYTHON) -m pip install -q --disable-pip-version-check -e '.[test,lint]'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -e ./runtime -e '.[test,lint,web,docs]'
 	@mkdir -p build && touch $@

@@ -13,12 +13,16 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparsercnn.errors import InputError
 from sparsercnn.visualization.media import find_pictures, read_picture
 from sparsercnn.visualization.page import Found, Page, open_model
+
+if TYPE_CHECKING:
+    import gradio
 
 MEGABYTE = 2**20
 
@@ -72,7 +76,7 @@ class Server:
         return drawn, rows, str(path)
 
 
-def build(server: Server, examples: list[Path]) -> "gradio.Blocks":  # type: ignore[name-defined]  # noqa: F821
+def build(server: Server, examples: list[Path]) -> "gradio.Blocks":
     """The page."""
     import gradio
 

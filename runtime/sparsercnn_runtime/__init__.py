@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["Detection", "OnnxDetector"]
+__all__ = ["Detection", "OnnxDetector", "to_coco"]
 
 METADATA = ("class_names", "threshold", "min_size", "max_size", "divisor", "license", "config", "weights_sha256")
 
@@ -102,6 +102,15 @@ class OnnxDetector:
         if max(new) > longest:
             new = tuple(side * (longest / max(new)) for side in new)
         return int(new[0] + 0.5), int(new[1] + 0.5)
+
+
+def to_coco(detections: list[Detection], image_id: int | str = 0) -> list[dict]:
+    """COCO results, a dict for each object: image_id, category_id (the class), bbox (absolute xywh) and score."""
+    corners = [(d, *d.box) for d in detections]
+    return [
+        {"image_id": image_id, "category_id": d.class_id, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": d.score}
+        for d, x0, y0, x1, y1 in corners
+    ]
 
 
 def _open_picture(picture) -> Image.Image:

@@ -119,6 +119,15 @@ def test_results_print_draw_and_convert(detector, pixels, tmp_path):
     assert list(frame.name) == [d.name for d in found] and frame.x1[0] == pytest.approx(x1)
 
 
+def test_results_become_supervisions(detector, pixels):
+    pytest.importorskip("supervision")
+    found = detector.predict(pixels, threshold=0.0)
+    converted = found.to_supervision()
+    assert len(converted) == len(found) and list(converted.data["class_name"]) == [d.name for d in found]
+    assert tuple(converted.xyxy[0]) == pytest.approx(found[0].box)
+    assert converted.confidence[0] == pytest.approx(found[0].score)
+
+
 def test_stages_end_in_the_detections(detector, pixels):
     detector.threshold = 0.0
     stages = detector.stages(pixels)
@@ -163,3 +172,17 @@ def test_a_detector_learns_from_a_folder_and_is_measured(tiny, tmp_path, loggers
 def test_a_detector_of_other_classes_is_not_measured(detector, tiny):
     with pytest.raises(InputError, match="has objects of class circle, square, triangle; the detector knows"):
         detector.evaluate(data=tiny)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["efficientdet", "fasterrcnn"])
+def test_every_detector_learns_detects_and_is_measured(kind, tiny, tmp_path, loggers):
+    config = f"configs/{kind}/quickstart.yaml"
+    options = ["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0]
+    detector = Detector.from_config(config, options=options)
+    metrics = detector.train(data=tiny, epochs=1, output=tmp_path / "run")
+    found = detector.predict([tiny / "1.png", tiny / "2.png"], threshold=0.0)
+    assert len(found) == 2 and metrics.keys() >= {"AP"}
+    assert detector.evaluate(data=tiny).keys() >= {"AP"}
+    with pytest.raises(InputError, match="has no refinement stages"):
+        detector.stages(tiny / "1.png")

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import transforms as T
 from PIL import Image
 
-from sparsercnn import load_config
-from sparsercnn.engine import build_model
+from sparsercnn import Detector, load_config
+from sparsercnn.engine import SparseRCNNCheckpointer, build_model
+from sparsercnn.engine.checkpoints.metadata import run_metadata
 from sparsercnn.errors import InputError
 from sparsercnn.export.graph import DetectionGraph
 from sparsercnn.export.onnx import OUTPUTS, compare, describe, example_batches, export_onnx, program
@@ -82,35 +82,33 @@ def test_only_standard_operators_and_free_sizes(onnx_file):
     assert [path.name for path in onnx_file[0].parent.iterdir()] == ["model.onnx"]
 
 
-def test_the_runner_finds_what_the_detector_finds_without_torch(onnx_file, tmp_path):
+def test_the_runner_writes_the_same_coco_results_without_torch(onnx_file, tmp_path):
     path, graph = onnx_file
-    picture = tmp_path / "picture.png"
-    pixels = np.random.default_rng(0).integers(0, 255, (90, 130, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(picture)
+    cfg = small_config()
+    cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = "RGB", ABOUT["min_size"], ABOUT["max_size"]
+    SparseRCNNCheckpointer(graph.model, str(tmp_path), metadata=run_metadata(cfg)).save("model")
+    pictures = []
+    for i, size in enumerate(((90, 130), (64, 64), (40, 150))):
+        pictures.append(tmp_path / f"{i}.png")
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (*size, 3), dtype=np.uint8)).save(pictures[-1])
     program = f"""
 import json, sys
 sys.modules["torch"] = None  # importing it fails
 sys.path.insert(0, {str(ROOT / "runtime")!r})
-from sparsercnn_runtime import OnnxDetector
-detector = OnnxDetector({str(path)!r})
-found = detector.predict({str(picture)!r}, threshold=0.0)
-print(json.dumps([[d.class_id, d.name, d.score, d.box] for d in found]))
+from sparsercnn_runtime import OnnxDetector, to_coco
+found = OnnxDetector({str(path)!r}).predict({list(map(str, pictures))!r}, threshold=0.0)
+print(json.dumps([result for i, one in enumerate(found) for result in to_coco(one, image_id=i)]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
-
-    resized = T.ResizeShortestEdge([64, 64], 96).get_transform(pixels).apply_image(pixels)
-    with torch.no_grad():
-        tensor = torch.from_numpy(resized.transpose(2, 0, 1).copy())
-        (expected,) = graph.model([{"image": tensor, "height": 90, "width": 130}])
-    instances = expected["instances"]
-    assert len(found) == len(instances) > 0
-    for (class_id, name, score, box), c, s, b in zip(
-        found, instances.pred_classes, instances.scores, instances.pred_boxes.tensor, strict=True
-    ):
-        assert class_id == c and name == "abc"[class_id]
-        assert score == pytest.approx(float(s), abs=1e-4)
-        np.testing.assert_allclose(box, b, rtol=0, atol=0.1)
+    detections = Detector.from_checkpoint(tmp_path / "model.pth", "cpu").predict(pictures, threshold=0.0)
+    expected = [result for i, one in enumerate(detections) for result in one.to_coco(image_id=i)]
+    assert len(found) == len(expected) > 20
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys() and ours["image_id"] == theirs["image_id"]
+        assert ours["category_id"] == theirs["category_id"]
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-3)
+        assert ours["bbox"] == pytest.approx(theirs["bbox"], abs=0.1)
 
 
 def test_a_file_says_what_it_is(onnx_file):
