@@ -21,6 +21,7 @@ from .engine import SparseRCNNCheckpointer, build_inference_model, build_model
 from .engine.checkpoint_files import read_tensors
 from .engine.checkpoint_metadata import checked_metadata
 from .errors import InputError
+from .evaluation.tiles import detect_in_tiles
 from .modeling.detector import SparseRCNN
 from .visualization.stages import predict_stages
 
@@ -44,9 +45,15 @@ class Predictor:
         self.model = build_inference_model(cfg, model)
         self.resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.channel_order = cfg.INPUT.FORMAT
+        self.tile_size, self.tile_overlap = cfg.TEST.TILE_SIZE, cfg.TEST.TILE_OVERLAP
 
     def __call__(self, picture: np.ndarray) -> Instances:
-        """Predictions on a (H, W, 3) uint8 RGB picture, in its pixels and on the CPU."""
+        """Predictions on a (H, W, 3) uint8 RGB picture, or in its tiles, in its pixels and on the CPU."""
+        if self.tile_size:
+            return detect_in_tiles(self._detect, picture, self.tile_size, self.tile_overlap)
+        return self._detect(picture)
+
+    def _detect(self, picture: np.ndarray) -> Instances:
         (output,) = self.model([self._input(picture)])
         found = output["instances"] if "instances" in output else proposals_as_detections(output["proposals"])
         return found.to("cpu")
