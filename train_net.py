@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     received: list[int] = []
     try:
         cfg = read_config(args)
-        starts_others = args.num_gpus > 1 and "RANK" not in os.environ
+        starts_others = args.num_gpus * args.num_machines > 1 and "RANK" not in os.environ
         with forward_signals() if starts_others else contextlib.nullcontext(received) as received:
             with temporary_folder(cfg.OUTPUT_DIR):
                 launch(run, args, (args, cfg), timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT))

@@ -179,6 +179,9 @@ def _head_and_loss() -> CfgNode:
     node.DENOISING_QUERIES = 0
     node.BOX_NOISE = 0.4
     node.LABEL_NOISE = 0.2
+    # Of two detections of a class that overlap (IoU) more than this the worse gets score 0; 1: none does, as published.
+    # For trainings of minutes, which find objects long before they have learned to find each only once.
+    node.DISTINCT_OVERLAP = 1.0
     # All stages are the same one, with one set of weights.
     node.SHARED_STAGES = False
     return node

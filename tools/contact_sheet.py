@@ -46,9 +46,9 @@ def contact_sheet(output_dir: Path, images: int = 12, threshold: float | None = 
     names = MetadataCatalog.get(dataset).thing_classes
     chosen = [results[i] for i in np.linspace(0, len(results) - 1, min(images, len(results))).astype(int)]
     rows = -(-len(chosen) // COLUMNS)
-    figure, grid = plt.subplots(
-        rows, COLUMNS, figsize=(4 * COLUMNS, 4 * rows + 0.5), squeeze=False, layout="constrained"
-    )
+    height = 4 * max(result.record["height"] / result.record["width"] for result in chosen)
+    size = 4 * COLUMNS, height * rows + 0.5
+    figure, grid = plt.subplots(rows, COLUMNS, figsize=size, squeeze=False, layout="constrained")
     for axes in grid.flat:
         axes.axis("off")
     for result, axes in zip(chosen, grid.flat, strict=False):

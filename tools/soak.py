@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.harness import cpu_model
 from tests.reliability import annotations, archives, checkpoints, images, kills, memory, ranks, scale
 
-Figures = dict[str, float]
+Figures = Mapping[str, float]
 SEED = 0
 
 
@@ -152,7 +152,7 @@ def machine() -> str:
 def table(output: Path) -> str:
     """What is known of all parts, as Markdown."""
     lines = ["| part | promise | kept | figures | minutes |", "| --- | --- | --- | --- | ---: |"]
-    machines = {}
+    machines: dict[str, None] = {}
     for name, part in PARTS.items():
         file = output / f"{name}.json"
         if file.exists():

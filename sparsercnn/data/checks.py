@@ -37,8 +37,7 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
     train_names = tuple(cfg.DATASETS.TRAIN) if train else ()
     contents = {}
     for name in dict.fromkeys(train_names + tuple(cfg.DATASETS.TEST)):
-        _check_registered(name)
-        contents[name] = content = _check_content(cfg, name, name in train_names)
+        contents[name] = content = read_content(cfg, name, name in train_names)
         _check_images(cfg, name, content)
         _check_number_of_classes(cfg, name, content.classes)
         if name in train_names:
@@ -66,7 +65,18 @@ def _root() -> str:
     return os.path.abspath(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
 
 
-def _check_content(cfg: CfgNode, name: str, trained: bool) -> Content:
+def read_content(cfg: CfgNode, name: str, trained: bool) -> Content:
+    """Check the annotations of a registered data set, and return what they hold.
+
+    Args:
+        cfg: the config, of which `DATASETS.TEST` says whether the data set is evaluated.
+        name: of the data set.
+        trained: it is trained on, so that it must have annotations.
+
+    Raises:
+        InputError: it is not registered, or an entry is wrong.
+    """
+    _check_registered(name)
     metadata, evaluated = MetadataCatalog.get(name), name in cfg.DATASETS.TEST
     if _is_voc(name):
         evaluated = evaluated and metadata.get("evaluator_type") == "pascal_voc"

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import glob
 import hashlib
+import multiprocessing
 import os
 import shutil
 import sys
@@ -52,7 +53,17 @@ def temporary_folder(output_dir: str) -> Iterator[None]:
         else:
             os.environ["TMPDIR"] = variable
         lock.close()
+        _end_loading_processes()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_loading_processes() -> None:
+    """Those of a training that was interrupted still run; they would complain that their sockets are gone."""
+    loading = [process for process in multiprocessing.active_children() if process.daemon]
+    for process in loading:
+        process.terminate()
+    for process in loading:
+        process.join()
 
 
 def _check_length(folder: str) -> None:

@@ -128,7 +128,7 @@ class Trainer(EvaluatingTrainer):
             metric = "bbox/AP" if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/bbox/AP"
             after_checkpoints.append(SaveBest(cfg.TEST.EVAL_PERIOD, metric, self.checkpoints))
         if comm.is_main_process():
-            after_checkpoints.append(WriteEvents(self.build_writers()))
+            after_checkpoints.append(WriteEvents(self.build_writers(), cfg.TEST.EVAL_PERIOD))
         self._after_checkpoints = after_checkpoints
         changing = [hooks.IterationTimer(), averaging, hooks.LRScheduler(), precise_bn]
         return [*changing, self.checkpoints, *after_checkpoints]

@@ -71,9 +71,14 @@ def read_results(dataset: str, folder: Path) -> list[ImageResult]:
             scores=torch.tensor([p["score"] for p in found], dtype=torch.float32),
             pred_classes=torch.tensor(classes, dtype=torch.int64),
         )
-        objects, crowds = (_truth(record, is_crowd) for is_crowd in (False, True))
-        results.append(ImageResult(record, detections, objects, crowds))
+        results.append(image_result(record, detections))
     return results
+
+
+def image_result(record: dict, detections: Instances) -> ImageResult:
+    """What was found in an image, beside what its record in detectron2's format says is there."""
+    objects, crowds = (_truth(record, is_crowd) for is_crowd in (False, True))
+    return ImageResult(record, detections, objects, crowds)
 
 
 def best_f1_threshold(results: list[ImageResult]) -> float:

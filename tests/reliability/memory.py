@@ -45,13 +45,16 @@ def run(count: int, seed: int, folder: Path) -> dict[str, float]:
     programs = Programs(folder)
     output = folder / "run"
     options = ["SOLVER.MAX_ITER", count, "SOLVER.CHECKPOINT_PERIOD", count // 20, "TEST.EVAL_PERIOD", count // 8]
-    command = arguments(folder / "shapes", output, 2, options=list(map(str, options)))
-    process = programs.start(["train_net.py", *command])
+    start, resume = (
+        ["train_net.py", *arguments(folder / "shapes", output, 2, *flags, options=list(map(str, options)))]
+        for flags in ((), ("--resume",))
+    )
+    process = programs.start(start)
     moment = random.Random(seed).randint(count // 20, count // 10)
     _samples(programs, process, output, until=moment)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    process = programs.start(["train_net.py", *command, "--resume"])
+    process = programs.start(resume)
     samples = _samples(programs, process, output, until=count)
     if process.wait():
         raise AssertionError(f"the training ended with status {process.returncode}: {programs.printed()[-2000:]}")

@@ -108,7 +108,9 @@ class Programs:
         processes = [f"process {number}" for number in self.processes()]
         # Shared memory of other programs comes and goes meanwhile.
         new = _names(SHARED_MEMORY) - self.shared_memory
-        return processes + sorted(_names(self.temporary)) + [str(SHARED_MEMORY / name) for name in sorted(new)]
+        # torchrun leaves empty folders for logs.
+        files = sorted(name for name in _names(self.temporary) if not name.startswith("torchelastic_"))
+        return processes + files + [str(SHARED_MEMORY / name) for name in sorted(new)]
 
 
 def _names(folder: Path) -> set[str]:

@@ -179,7 +179,7 @@ def restarted(experiment: Experiment, delay: float) -> dict[str, float]:
     if not experiment.kill(delay, lambda: experiment.programs.children(process.pid, "train_net.py")):
         return {}
     experiment.finish(process)
-    return {"ended": True, "said_why": "Signal 9 (SIGKILL)" in experiment.programs.printed()}
+    return {"ended": True, "said_why": "failed (exitcode: -9)" in experiment.programs.printed()}
 
 
 KINDS = (rank, alone, restarted, starter)

@@ -12,7 +12,7 @@ from sparsercnn.data.shapes import prepare_shapes
 from .kills import IMAGES, SECONDS_WAITED, differing, start
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="each process would take a GPU")
-OPTIONS = ("SOLVER.MAX_ITER", "14", "TEST.EVAL_PERIOD", "0")
+OPTIONS = ("SOLVER.MAX_ITER", "14", "TEST.EVAL_PERIOD", "7")
 FIRST_CHECKPOINT, SECOND_CHECKPOINT = "model_0000004.pth", "model_0000009.pth"
 
 
@@ -29,7 +29,7 @@ def start_two(data, output, **environment):
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [{**common, **environment, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    return [start(data, output, 0, options=OPTIONS, environment=rank) for rank in ranks]
+    return [start(data, output, 1, options=OPTIONS, environment=rank) for rank in ranks]
 
 
 def statuses(processes):
@@ -64,6 +64,7 @@ def test_one_is_killed_or_asked_to_stop_and_restarts_continue_exactly(data, tmp_
     assert 9 < last_iteration(output) < 13
     assert statuses(start_two(data, output, TORCHELASTIC_RESTART_COUNT="2")) == [0, 0]
     assert differing(tmp_path / "undisturbed", output) == []
+    assert "Traceback" not in (tmp_path / "disturbed.txt").read_text()
 
 
 def test_an_image_that_one_cannot_read_stops_both_with_a_checkpoint(data, tmp_path):

@@ -18,11 +18,14 @@ from ..ema import CHECKPOINT_KEY, use_average
 from .archive import write_archive
 from .content import as_checkpoint
 from .files import UnusableFileError, read_tensors
+from .fine_tuning import MAY_DIFFER, fit_to_model, part_of, table
 from .metadata import METADATA
 from .optimizer_state import checked_training_state, from_old_layout
 
 NAMES_SHOWN = 10
 CLASS_LAYER = "class_logits"
+# Of the names in what follows the backbone of a detector; an ImageNet model has none.
+HEADS = ("head.", "roi_heads.", "proposal_generator.")
 PIXEL_STATISTICS = ("pixel_mean", "pixel_std")
 TAG = "last_checkpoint"
 # Letters read of a tag, which is the name of a file.
@@ -37,8 +40,9 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
     * Of a training that averages its weights the average is loaded, unless the training goes on.
     * A checkpoint appears under its name only when it is complete; so does the `last_checkpoint` tag. A run resumes
       from the newest one that is whole.
-    * Loading a checkpoint of another architecture is an `InputError` that lists what does not fit. Class layers of
-      another size keep their initialization, with detectron2's warning, so that a model fine-tunes on other classes.
+    * Loading a checkpoint of another architecture is an `InputError` that lists what does not fit. The weights that a
+      training starts from may differ in classes, number of proposals and neck (see `fit_to_model`): a table in the log
+      says what was loaded. Elsewhere class layers of another size keep their initialization, with detectron2's warning.
       A backbone alone (an ImageNet model) may have layers that this backbone lacks and the other way round, up to a
       quarter of them.
 
@@ -70,6 +74,7 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **checkpointables)
         self.kept = kept
         self.metadata = metadata
+        self._fits = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write the model, all checkpointables and `kwargs` to NAME.pth in the folder of this checkpointer.
@@ -125,10 +130,10 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
             for partial in Path(self.save_dir).glob(f"*{PARTIAL}"):
                 partial.unlink(missing_ok=True)
         if not resume:
-            return self.load(path, checkpointables=[])
+            return self._start(path)
         error = None
         try:
-            checkpoint = self._resume() if self.has_checkpoint() else self.load(path, checkpointables=[])
+            checkpoint = self._resume() if self.has_checkpoint() else self._start(path)
         except InputError as found:  # not raised yet: the other processes are waiting below
             error = found
         sources = comm.all_gather("" if error else os.path.basename(self.source))
@@ -138,6 +143,14 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
             found_each = ", ".join(source or "none" for source in sources)
             raise InputError(f"processes do not find the same checkpoint in {self.save_dir}, but {found_each}")
         return checkpoint
+
+    def _start(self, path: str) -> dict[str, Any]:
+        """Load the model from weights to start from; a training makes them fit."""
+        self._fits = bool(self.checkpointables)
+        try:
+            return self.load(path, checkpointables=[])
+        finally:
+            self._fits = False
 
     def _resume(self) -> dict[str, Any]:
         errors = []
@@ -193,6 +206,8 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _load_model(self, checkpoint: dict) -> Any:
+        if self._fits and any(name.startswith(HEADS) for name in checkpoint["model"]):
+            return self._fit(checkpoint)
         names = set(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         misfits = _misfits(incompatible)
@@ -205,6 +220,18 @@ class SparseRCNNCheckpointer(DetectionCheckpointer):
         if refused:
             raise _misfit_error(self.source, list(misfits.values()))
         return incompatible
+
+    def _fit(self, checkpoint: dict) -> Any:
+        """Load a detector's weights that may differ from the model in some parts."""
+        state = self.model.state_dict()
+        classes = (checkpoint.get(METADATA) or {}).get("class_names"), (self.metadata or {}).get("class_names")
+        fit = fit_to_model(checkpoint["model"], state, *classes)
+        checkpoint["model"] = dict(fit.weights)
+        misfits = _misfits(super()._load_model(checkpoint))
+        if wrong := [text for name, text in misfits.items() if part_of(name) not in MAY_DIFFER]:
+            raise _misfit_error(self.source, wrong)
+        self.logger.info(f"Weights to start from, {self.source}:\n{table(fit, state)}")
+        return None  # the table says what detectron2 would
 
     def _delete_older(self, name: str) -> None:
         """Delete periodic checkpoints before this one, but for the newest of them."""

@@ -70,6 +70,7 @@ SPARSE_RCNN = Checks(
         "MODEL.SparseRCNN.DENOISING_QUERIES": at_least(0),
         "MODEL.SparseRCNN.BOX_NOISE": at_least(0),
         "MODEL.SparseRCNN.LABEL_NOISE": between(0, 1),
+        "MODEL.SparseRCNN.DISTINCT_OVERLAP": between(0, 1),
         "TEST.STAGES": each(at_least(1), shortest=0),
     },
     relations={

@@ -1,8 +1,10 @@
 import fcntl
+import multiprocessing
 import os
 import socket
 import sys
 import tempfile
+import time
 
 import pytest
 
@@ -26,6 +28,14 @@ def test_nothing_is_left(shared):
         tempfile.mkdtemp()
         raise KeyError
     assert tempfile.gettempdir() == os.environ["TMPDIR"] == shared and os.listdir(shared) == []
+
+
+def test_who_loads_images_ends_before_the_folder_goes():
+    with pytest.raises(KeyboardInterrupt), temporary_folder("output"):
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+        process.start()
+        raise KeyboardInterrupt
+    assert process.exitcode is not None
 
 
 def test_what_killed_processes_of_the_same_run_left_goes(shared):

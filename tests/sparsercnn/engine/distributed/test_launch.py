@@ -97,7 +97,7 @@ def test_processes_that_were_asked_to_stop_have_not_failed():
     assert raised.value.code == 128 + signal.SIGTERM
 
 
-def work_for_long():
+def work_for_long(patience):
     """The second process takes longer than the timeout, but gets on; then it does not."""
     if comm.get_rank() == 1:
         for _ in range(5):
@@ -107,15 +107,15 @@ def work_for_long():
     if comm.get_rank() == 1:
         stand_still()
     else:
-        print("patient")
+        patience.touch()
     wait_for_all()
 
 
-def test_who_gets_on_is_waited_for_and_who_does_not_is_named(monkeypatch, capfd):
+def test_who_gets_on_is_waited_for_and_who_does_not_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(ranks, "TERMINATION", 0.5)
     with pytest.raises(ProcessFailedError, match="process 1 has shown no progress for 0:00:03"):
-        start(2, work_for_long, timeout=timedelta(seconds=3))
-    assert "patient" in capfd.readouterr().out
+        start(2, work_for_long, tmp_path / "patience", timeout=timedelta(seconds=3))
+    assert (tmp_path / "patience").exists()
 
 
 @pytest.mark.parametrize(
