@@ -119,7 +119,9 @@ def build(server: Server, examples: list[Path]) -> "gradio.Blocks":
                     )
             with gradio.Column(scale=2):
                 gallery = gradio.Gallery(label="Found", columns=2, object_fit="contain", elem_id="found", format="png")
-                table = gradio.Dataframe(headers=list(page.headers), label="Detections", elem_id="table", interactive=False)
+                table = gradio.Dataframe(
+                    headers=list(page.headers), label="Detections", elem_id="table", interactive=False
+                )
                 download = gradio.DownloadButton("Download as COCO JSON", elem_id="download")
         shown = [gallery, table, download]
         settings = [answer, threshold, stage, color_by]
