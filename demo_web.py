@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,23 +58,34 @@ class Server:
             problems.append(f"only the first {self.max_pictures} of {len(files)} pictures are looked at")
         return pictures, problems
 
-    def detect(self, files: list[str] | None, snapshot: np.ndarray | None) -> tuple[list[Found], str]:
+    def detect(self, files: list[str] | None, snapshot: np.ndarray | None) -> tuple["Answer", str]:
         """What was found on each picture, and what to tell the visitor."""
         pictures, problems = self.read(files or [], snapshot)
         if not pictures and not problems:
             problems = ["Choose a picture first."]
-        return [self.page.find(name, picture) for name, picture in pictures], "  \n".join(problems)
+        found = [self.page.find(name, picture) for name, picture in pictures]
+        return Answer(found, Path(tempfile.mkdtemp(dir=self.folder)) / "detections.json"), "  \n".join(problems)
 
-    def show(self, found: list[Found], threshold: float, stage: float, color_by: str) -> tuple:
+    def show(self, answer: "Answer | None", threshold: float, stage: float, color_by: str) -> tuple:
         """The drawn pictures, the table of detections, and a file of COCO results for download (None without any)."""
-        drawn = [(self.page.draw(f, threshold, int(stage), color_by), f.name) for f in found]
-        rows, results = self.page.table(found, threshold), self.page.to_coco(found, threshold)
-        if not found:
-            return drawn, rows, None
-        folder = tempfile.mkdtemp(dir=self.folder)
-        path = Path(folder) / "detections.json"
-        path.write_text(results)
-        return drawn, rows, str(path)
+        if answer is None or not answer.found:
+            return [], [], None
+        drawn = [(self.page.draw(f, threshold, int(stage), color_by), f.name) for f in answer.found]
+        answer.download.write_text(self.page.to_coco(answer.found, threshold))
+        return drawn, self.page.table(answer.found, threshold), str(answer.download)
+
+
+@dataclass
+class Answer:
+    """What a visitor gets.
+
+    Attributes:
+        found: on each picture.
+        download: file for the detections that are shown.
+    """
+
+    found: list[Found]
+    download: Path
 
 
 def build(server: Server, examples: list[Path]) -> "gradio.Blocks":
@@ -83,7 +95,7 @@ def build(server: Server, examples: list[Path]) -> "gradio.Blocks":
     page = server.page
     with gradio.Blocks(title=page.title, analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         gradio.Markdown(f"# {page.title}")
-        found = gradio.State([], time_to_live=3600)
+        answer = gradio.State(None, time_to_live=3600)
         with gradio.Row():
             with gradio.Column(scale=1):
                 files = gradio.File(label="Pictures", file_count="multiple", elem_id="files")
@@ -107,13 +119,15 @@ def build(server: Server, examples: list[Path]) -> "gradio.Blocks":
                     )
             with gradio.Column(scale=2):
                 gallery = gradio.Gallery(label="Found", columns=2, object_fit="contain", elem_id="found", format="png")
-                table = gradio.Dataframe(headers=list(page.headers), label="Detections", elem_id="table", interactive=False)
+                table = gradio.Dataframe(
+                    headers=list(page.headers), label="Detections", elem_id="table", interactive=False
+                )
                 download = gradio.DownloadButton("Download as COCO JSON", elem_id="download")
         shown = [gallery, table, download]
-        settings = [found, threshold, stage, color_by]
+        settings = [answer, threshold, stage, color_by]
         # One at a time: each takes all processors.
         found_now = start.click(
-            server.detect, [files, snapshot], [found, message], concurrency_limit=1, concurrency_id="model"
+            server.detect, [files, snapshot], [answer, message], concurrency_limit=1, concurrency_id="model"
         )
         found_now.then(server.show, settings, shown)
         for control in (threshold, stage, color_by):
@@ -137,6 +151,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def serve(args: argparse.Namespace) -> None:
     """Serve the page until the process is stopped."""
+    page = Page(open_model(args.model))
     # Before gradio is imported, which otherwise shares a folder with other programs and asks its makers for news.
     with tempfile.TemporaryDirectory(prefix="sparsercnn-page-") as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
@@ -145,7 +160,7 @@ def serve(args: argparse.Namespace) -> None:
         except ImportError as error:
             raise InputError("the page needs gradio: pip install 'sparsercnn[web]'") from error
         examples = find_pictures(args.examples)[:8] if args.examples else []
-        server = Server(Page(open_model(args.model)), Path(folder), args.max_pixels * 10**6, args.max_upload * MEGABYTE)
+        server = Server(page, Path(folder), args.max_pixels * 10**6, args.max_upload * MEGABYTE)
         blocks = build(server, examples)
         try:
             blocks.launch(

@@ -40,7 +40,7 @@ def uploads(tmp_path_factory):
     pixels[20:40, 10:40] = 220
     Image.fromarray(pixels).save(folder / "picture.png")
     (folder / "notes.txt").write_text("no picture")
-    (folder / "huge.png").write_bytes(huge_png(20_000, 10_000))
+    (folder / "huge.png").write_bytes(huge_png(15_000, 10_000))
     return {"picture": folder / "picture.png", "text": folder / "notes.txt", "huge": folder / "huge.png"}
 
 

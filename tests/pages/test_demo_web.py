@@ -24,27 +24,29 @@ def model(trained):
     return str(trained / "model_final.pth")
 
 
-def test_the_page_finds_what_the_detector_finds(model, uploads):
+def test_the_page_finds_what_the_detector_finds(model, uploads, tmp_path):
     page = Page(CheckpointModel(model))
-    server = demo_web.Server(page, uploads["picture"].parent, max_pixels=10**6, max_bytes=10**6)
-    found, message = server.detect([str(path) for path in uploads.values()], None)
-    assert [f.name for f in found] == ["picture.png"]
+    server = demo_web.Server(page, tmp_path, max_pixels=10**6, max_bytes=10**6)
+    answer, message = server.detect([str(path) for path in uploads.values()], None)
+    assert [f.name for f in answer.found] == ["picture.png"]
     lines = message.splitlines()
     assert lines[0].startswith("cannot read image notes.txt: it is damaged, or no image")
-    assert lines[1].startswith("cannot read image huge.png: it has 20000×10000 pixels, more than")
+    assert lines[1].startswith("cannot read image huge.png: it has 15000×10000 pixels, more than")
     expected = Detector.from_checkpoint(model).predict(uploads["picture"], threshold=0.0)
-    drawn, rows, path = server.show(found, threshold=0.0, stage=2, color_by="class")
+    drawn, rows, path = server.show(answer, threshold=0.0, stage=2, color_by="class")
     assert len(rows) == len(expected) and rows[0][:2] == ["picture.png", expected[0].name]
-    assert Path(path).read_text() == page.to_coco(found, 0.0)
+    assert Path(path).read_text() == page.to_coco(answer.found, 0.0)
     assert isinstance(expected, Detections) and drawn[0][0].shape == expected.draw().shape
-    by_level = page.draw(found[0], 0.0, 1, "level")
+    by_level = page.draw(answer.found[0], 0.0, 1, "level")
     assert by_level.shape[0] > drawn[0][0].shape[0]  # the legend
 
 
-def test_a_file_of_too_many_bytes_is_not_read(model, uploads):
-    server = demo_web.Server(Page(CheckpointModel(model)), uploads["picture"].parent, max_pixels=10**6, max_bytes=100)
-    assert server.detect([str(uploads["picture"])], None) == ([], "picture.png is larger than 0 MB")
-    assert server.detect(None, None) == ([], "Choose a picture first.")
+def test_a_file_of_too_many_bytes_is_not_read(model, uploads, tmp_path):
+    server = demo_web.Server(Page(CheckpointModel(model)), tmp_path, max_pixels=10**6, max_bytes=100)
+    answer, message = server.detect([str(uploads["picture"])], None)
+    assert answer.found == [] and message == "picture.png is larger than 0 MB"
+    assert server.show(answer, 0.5, 2, "class") == ([], [], None)
+    assert server.detect(None, None)[1] == "Choose a picture first."
 
 
 def test_no_model_is_one_line(tmp_path, capsys):

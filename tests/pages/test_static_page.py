@@ -76,7 +76,7 @@ def test_it_finds_what_the_runner_finds(page, open_browser, uploads, tmp_path):
     message = wait_for_message(browser, lambda text: "huge.png" in text and "Looking" not in text)
     assert message.splitlines() == [
         "notes.txt is no picture that this browser can read",
-        "huge.png has 20000×10000 pixels, more than 40 million",
+        "huge.png has 15000×10000 pixels, more than 40 million",
     ]
     found = browser.execute_script("return results()")
     expected = runtime.OnnxDetector(page / "model.onnx").predict(tmp_path / "photo.png")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.models import act_trained
 from sparsercnn import Detector, load_config
 from sparsercnn.engine import SparseRCNNCheckpointer, build_model
 from sparsercnn.engine.checkpoints.metadata import run_metadata
@@ -17,7 +18,6 @@ from sparsercnn.errors import InputError
 from sparsercnn.export.graph import DetectionGraph
 from sparsercnn.export.onnx import OUTPUTS, compare, describe, example_batches, export_onnx, program
 from sparsercnn.export.openvino import export_openvino
-from sparsercnn.modeling.initial_boxes import grid
 from tests.sparsercnn.models import image, small_config, small_model
 
 ROOT = Path(__file__).parents[3]
@@ -206,11 +206,11 @@ def test_soft_nms_is_refused_in_one_line():
 
 @pytest.fixture(scope="module")
 def r50_file(tmp_path_factory):
-    """R50-FPN with 300 proposals, with weights that spread its boxes and scores."""
+    """R50-FPN with 300 proposals, with weights that spread its boxes and scores, and move boxes as trained ones do."""
     cfg = load_config(ROOT / "configs" / "sparsercnn.res50.300pro.3x.yaml", ["MODEL.DEVICE", "cpu"])
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    model.init_proposal_boxes.weight.data.copy_(grid(300))
+    act_trained(model, torch.Generator().manual_seed(0))
     for stage in model.head.head_series:
         torch.nn.init.normal_(stage.class_logits.weight, std=0.1)
     graph = DetectionGraph(model, "RGB")
