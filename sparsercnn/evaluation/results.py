@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from ..config_text import check_config_text
+from ..data import register_config_datasets
 from ..errors import InputError
 from .matching import Matches, best_threshold, match_objects
 
@@ -35,6 +39,28 @@ class ImageResult:
     def above(self, threshold: float) -> Instances:
         """The detections that score more than `threshold`."""
         return self.detections[self.detections.scores > threshold]
+
+
+def config_of_run(output_dir: Path) -> CfgNode:
+    """The config of a run that evaluated, whose data sets are registered then.
+
+    Args:
+        output_dir: OUTPUT_DIR of a training, or of an evaluation alone.
+
+    Raises:
+        InputError: there is no config in the folder, or one without data sets to evaluate.
+    """
+    path = output_dir / "config.yaml"
+    if not path.is_file():
+        path = output_dir / "inference" / "config.yaml"  # of an evaluation alone
+    if not path.is_file():
+        raise InputError(f"there is no {output_dir / 'config.yaml'}; give the OUTPUT_DIR of a run")
+    check_config_text(str(path))
+    cfg = CfgNode(yaml.safe_load(path.read_text()))
+    if not cfg.DATASETS.TEST:
+        raise InputError(f"{path}: DATASETS.TEST is empty, so this run evaluated nothing")
+    register_config_datasets(cfg)
+    return cfg
 
 
 def read_results(dataset: str, folder: Path) -> list[ImageResult]:
