@@ -7,7 +7,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from detectron2.structures import BoxMode
@@ -156,9 +156,9 @@ def _matches(results: Sequence[ImageResult], class_names: Sequence[str]) -> Coco
     truth, found = _as_coco(results, class_names)
     with contextlib.redirect_stdout(io.StringIO()):
         given = COCO()
-        given.dataset = truth
+        given.dataset = cast(Any, truth)
         given.createIndex()
-        evaluation = COCOeval(given, given.loadRes(found), "bbox")  # type: ignore[arg-type]  # a list will do
+        evaluation = COCOeval(given, given.loadRes(found), "bbox")
         evaluation.evaluate()
     return CocoMatches.of(evaluation)
 

@@ -93,7 +93,7 @@ def read_results(dataset: str, folder: Path) -> list[ImageResult]:
             scores=torch.tensor([p["score"] for p in found], dtype=torch.float32),
             pred_classes=torch.tensor(classes, dtype=torch.int64),
         )
-        objects, crowds = (_truth(record, is_crowd) for is_crowd in (False, True))
+        objects, crowds = (truth_of(record, is_crowd) for is_crowd in (False, True))
         results.append(ImageResult(record, detections, objects, crowds))
     return results
 
@@ -110,7 +110,8 @@ def best_f1_threshold(results: list[ImageResult]) -> float:
     return best_threshold(torch.cat(scores), torch.cat(is_right), num_objects) if results else 0.5
 
 
-def _truth(record: dict, is_crowd: bool) -> Instances:
+def truth_of(record: dict, is_crowd: bool = False) -> Instances:
+    """The objects of an image in detectron2's format, or its crowds: `gt_boxes` absolute xyxy, `gt_classes`."""
     annotations = [a for a in record.get("annotations", ()) if bool(a.get("iscrowd", 0)) == is_crowd]
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
     classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
