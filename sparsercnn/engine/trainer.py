@@ -36,10 +36,12 @@ from .not_finite import NotFiniteError
 from .optimizer import build_optimizer
 from .optimizer_state import fit_groups
 from .precise_bn import PreciseBatchNorm
+from .prediction_pictures import draw_predictions
 from .progress import ProgressLine
 from .saving import SaveBest, SaveCheckpoints
 from .schedule import build_lr_scheduler
 from .step import TrainStep, UnusableImageError
+from .trackers import build_trackers
 
 # What detectron2 logs a failed training to.
 TRAIN_LOOP_LOGGER = "detectron2.engine.train_loop"
@@ -123,6 +125,8 @@ class Trainer(EvaluatingTrainer):
             metric = "bbox/AP" if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/bbox/AP"
             after_checkpoints.append(SaveBest(cfg.TEST.EVAL_PERIOD, metric, self.checkpoints))
         if comm.is_main_process():
+            if cfg.TEST.PICTURES and cfg.DATASETS.TEST:
+                after_checkpoints.append(draw_predictions(cfg, getattr(self.evaluated, "module", self.evaluated)))
             after_checkpoints.append(WriteEvents(self.build_writers()))
         self._after_checkpoints = after_checkpoints
         changing = [hooks.IterationTimer(), averaging, hooks.LRScheduler(), precise_bn]
@@ -297,4 +301,4 @@ class Trainer(EvaluatingTrainer):
         folder = self.cfg.OUTPUT_DIR
         os.makedirs(folder, exist_ok=True)
         metrics = MetricsFile(os.path.join(folder, "metrics.json"))
-        return [ProgressLine(self.max_iter), metrics, TensorboardXWriter(folder)]
+        return [ProgressLine(self.max_iter), metrics, TensorboardXWriter(folder), *build_trackers(self.cfg)]
