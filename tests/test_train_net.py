@@ -8,6 +8,7 @@ import torch
 import yaml
 from detectron2.data import DatasetCatalog
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import demo
 from sparsercnn import load_config
@@ -73,6 +74,21 @@ def test_pictures_of_the_run(trained):
 def test_evaluation_of_the_checkpoint_gives_the_same_numbers(trained, tmp_path):
     assert run("MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", tmp_path, flags=["--eval-only"]) == 0
     assert read_results(tmp_path) == read_results(trained)
+
+
+def test_evaluation_in_tiles_and_with_more_proposals(trained, tmp_path):
+    weights = ["MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", tmp_path]
+    assert run(*weights, "TEST.TILE_SIZE", 40, "TEST.NUM_PROPOSALS", 12, flags=["--eval-only"]) == 0
+    found = json.loads((tmp_path / "inference" / "tiny" / "coco_instances_results.json").read_text())
+    images = {detection["image_id"] for detection in found}
+    assert len(found) > 12 * len(images)
+
+
+def test_predictions_are_drawn_for_tensorboard(trained, tmp_path):
+    assert run("SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 1, "TEST.PICTURES", 2, "OUTPUT_DIR", tmp_path) == 0
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    assert events.Tags()["images"] == ["predictions/0", "predictions/1"]
+    assert [event.step for event in events.Images("predictions/0")] == [0, 2]
 
 
 def test_evaluation_with_test_time_augmentation(trained, tmp_path):

@@ -38,10 +38,12 @@ from .level_report import report_levels
 from .not_finite import NotFiniteError
 from .optimizer import build_optimizer
 from .precise_bn import PreciseBatchNorm
+from .prediction_pictures import draw_predictions
 from .progress import ProgressLine
 from .saving import SaveBest, SaveCheckpoints, SaveThreshold
 from .schedule import build_lr_scheduler
 from .step import TrainStep, UnusableImageError
+from .trackers import build_trackers
 
 # What detectron2 logs a failed training to.
 TRAIN_LOOP_LOGGER = "detectron2.engine.train_loop"
@@ -129,6 +131,8 @@ class Trainer(EvaluatingTrainer):
             metric = "bbox/AP" if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/bbox/AP"
             after_checkpoints.append(SaveBest(cfg.TEST.EVAL_PERIOD, metric, self.checkpoints))
         if comm.is_main_process():
+            if cfg.TEST.PICTURES and cfg.DATASETS.TEST:
+                after_checkpoints.append(draw_predictions(cfg, getattr(self.evaluated, "module", self.evaluated)))
             after_checkpoints.append(WriteEvents(self.build_writers(), cfg.TEST.EVAL_PERIOD))
         self._after_checkpoints = after_checkpoints
         changing = [hooks.IterationTimer(), averaging, hooks.LRScheduler(), precise_bn]
@@ -305,4 +309,4 @@ class Trainer(EvaluatingTrainer):
         folder = self.cfg.OUTPUT_DIR
         os.makedirs(folder, exist_ok=True)
         metrics = MetricsFile(os.path.join(folder, "metrics.json"))
-        return [ProgressLine(self.max_iter), metrics, TensorboardXWriter(folder)]
+        return [ProgressLine(self.max_iter), metrics, TensorboardXWriter(folder), *build_trackers(self.cfg)]
