@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from sparsercnn.engine.checkpoints.files import read_tensors
 
+from sparsercnn.engine.checkpoints.files import read_tensors
 from sparsercnn.engine.level_report import training_sizes
 from sparsercnn.errors import InputError, check_choice
 from sparsercnn.evaluation.analysis import Analysis, analyze
