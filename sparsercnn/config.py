@@ -89,6 +89,14 @@ def _add_test_keys(cfg: CfgNode) -> None:
     # Numbers of refinement stages: evaluate with so many instead of all of them, too. The results of stage 2 have the
     # suffix `_stage2`.
     cfg.TEST.STAGES = []
+    # Proposals of an image, which are also its detections, in place of those that the model was trained with; 0 for
+    # these. Of learned proposals extra ones are made, see `sparsercnn/modeling/more_proposals.py`.
+    cfg.TEST.NUM_PROPOSALS = 0
+    # Look at square tiles of so many pixels of a picture, each resized as a picture is, and merge what is found without
+    # duplicates, see `sparsercnn/evaluation/tiles.py`; 0 for whole pictures. And the least share of its side that a
+    # tile has in common with the next one.
+    cfg.TEST.TILE_SIZE = 0
+    cfg.TEST.TILE_OVERLAP = 0.2
     # On GPUs, run the prepared copy through torch.compile (takes minutes to start).
     cfg.TEST.COMPILE = False
     # Test-time augmentation as Sparse R-CNN published it: overlapping boxes of a class are averaged by their scores

@@ -21,6 +21,7 @@ from .engine.checkpoints.files import read_tensors
 from .engine.checkpoints.metadata import checked_metadata
 from .engine.own_data import evaluate_on, train_on
 from .errors import InputError
+from .evaluation.tiles import detect_in_tiles
 from .modeling.detector import SparseRCNN
 from .visualization.stages import predict_stages
 
@@ -55,13 +56,22 @@ class Predictor:
         self.model = build_inference_model(cfg, model)
         self.resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.channel_order = cfg.INPUT.FORMAT
+        self.tile_size, self.tile_overlap = cfg.TEST.TILE_SIZE, cfg.TEST.TILE_OVERLAP
 
     def __call__(self, picture: np.ndarray) -> Instances:
-        """Predictions on a (H, W, 3) uint8 RGB picture, in its pixels and on the CPU."""
+        """Predictions on a (H, W, 3) uint8 RGB picture, or in its tiles, in its pixels and on the CPU."""
         return self.predict([picture])[0]
 
     def predict(self, pictures: Sequence[np.ndarray]) -> list[Instances]:
         """The same for several; those that the network sees in the same size go through it together."""
+        if not self.tile_size:
+            return self._detect(pictures)
+        return [
+            detect_in_tiles(lambda tile: self._detect([tile])[0], picture, self.tile_size, self.tile_overlap)
+            for picture in pictures
+        ]
+
+    def _detect(self, pictures: Sequence[np.ndarray]) -> list[Instances]:
         inputs = [self._input(picture) for picture in pictures]
         of_size: dict[torch.Size, list[int]] = {}
         for i, x in enumerate(inputs):

@@ -1,6 +1,7 @@
 """`Trainer`: detectron2's default trainer with the parts that Sparse R-CNN replaces."""
 
 import errno
+import gc
 import logging
 import os
 import weakref
@@ -245,6 +246,8 @@ class Trainer(EvaluatingTrainer):
         except Stopped:
             self.checkpoints.save_unless_saved()
             raise
+        # The copy that was evaluated refers to itself: it would stay in memory until Python looks for such things.
+        gc.collect()
         return self._last_eval_results
 
     def state_dict(self) -> dict:

@@ -67,9 +67,7 @@ class Programs:
         found = []
         for number in self.processes():
             with contextlib.suppress(OSError):
-                # What follows the name in parentheses, which may hold anything: the state, the parent.
-                started_by = int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
-                if started_by == parent and word in Path(f"/proc/{number}/cmdline").read_text():
+                if int(_status(number)[1]) == parent and word in Path(f"/proc/{number}/cmdline").read_text():
                     found.append(number)
         return found
 
@@ -81,6 +79,14 @@ class Programs:
                 lines = Path(f"/proc/{number}/smaps_rollup").read_text().splitlines()
                 total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
         return total / 1024
+
+    def processor_seconds(self) -> float:
+        """Time that processors have worked for those that run, and for those that these have started."""
+        ticks = 0
+        for number in self.processes():
+            with contextlib.suppress(OSError):
+                ticks += sum(map(int, _status(number)[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def wait_until_gone(self, seconds: float) -> float:
         """Wait until no process runs, at most so long; returns the seconds it took, infinity if some still run."""
@@ -111,6 +117,12 @@ class Programs:
         # torchrun leaves empty folders for logs.
         files = sorted(name for name in _names(self.temporary) if not name.startswith("torchelastic_"))
         return processes + files + [str(SHARED_MEMORY / name) for name in sorted(new)]
+
+
+def _status(number: int) -> list[str]:
+    """What the system says of a process: its state, its parent, …"""
+    # The fields follow the name in parentheses, which may hold anything.
+    return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
 
 
 def _names(folder: Path) -> set[str]:

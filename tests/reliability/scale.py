@@ -43,7 +43,8 @@ def run(count: int, seed: int, folder: Path) -> dict[str, float]:
     Returns:
         How many "images" and "boxes" there are, the size of the annotation file ("file_gb"), and of the first start and
         of the second: the seconds from the command to the end of the first iteration ("first_start_seconds",
-        "second_start_seconds") and the most memory until the training ended ("first_start_gib", "second_start_gib").
+        "second_start_seconds"), for how many of them processors worked, one or more at a time
+        ("first_start_processor_seconds", …), and the most memory until the training ended ("first_start_gib", …).
     """
     data = folder / "shapes"
     prepare_shapes(data, {"train": 1, "val": 4}, size=SIZE)
@@ -56,8 +57,7 @@ def run(count: int, seed: int, folder: Path) -> dict[str, float]:
         "file_gb": round(path.stat().st_size / 1e9, 2),
     }
     for name in ("first", "second"):
-        seconds, gib = _start(folder / name, data)
-        figures |= {f"{name}_start_seconds": round(seconds, 1), f"{name}_start_gib": round(gib, 2)}
+        figures |= {f"{name}_start_{key}": round(value, 1) for key, value in _start(folder / name, data).items()}
     return figures
 
 
@@ -88,24 +88,26 @@ def annotations(count: int, picture: str, rng: np.random.Generator) -> Iterator[
     yield b"]}"
 
 
-def _start(folder: Path, data: Path) -> tuple[float, float]:
-    """Seconds to the end of the first iteration, and the most memory in GiB."""
+def _start(folder: Path, data: Path) -> dict[str, float]:
+    """Start a training and wait for its end; see `run` for what is measured."""
     programs = Programs(folder)
     options = ["SOLVER.MAX_ITER", ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", 1, "TEST.EVAL_PERIOD", 0]
     command = arguments(data, folder / "run", WORKERS, options=list(map(str, options)))
     began = time.monotonic()
     process = programs.start(["train_net.py", *command])
     first = folder / "run" / "model_0000000.pth"
-    seconds = peak = 0.0
+    times: dict[str, float] = {}
+    peak = 0.0
     while process.poll() is None:
         peak = max(peak, programs.mebibytes())
-        seconds = seconds or first.is_file() * (time.monotonic() - began)
+        if not times and first.is_file():
+            times = {"seconds": time.monotonic() - began, "processor_seconds": programs.processor_seconds()}
         if time.monotonic() > began + SECONDS_WAITED:
             programs.end()
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     if process.returncode:
         raise AssertionError(f"the training ended with status {process.returncode}: {programs.printed()[-2000:]}")
-    return seconds, peak / 1024
+    return {**times, "gib": peak / 1024}
 
 
 if __name__ == "__main__":

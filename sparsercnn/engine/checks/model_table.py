@@ -17,7 +17,7 @@ from ...modeling.head import ACTIVATIONS
 from ...modeling.initial_boxes import INITIAL_BOXES
 from ...modeling.matcher import ASSIGNMENTS
 from ...modeling.roi_routing import POOLERS, ROUTINGS
-from .requirements import WORD, Checks, Requirement, at_least, between, each, inside, one_of
+from .requirements import WORD, Checks, Requirement, at_least, below, between, each, every, inside, one_of
 
 # What `detectron2.layers.get_norm` knows.
 NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
@@ -82,6 +82,23 @@ SPARSE_RCNN = Checks(
         ),
         ("MODEL.ROI_ROUTING.POOLER", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO"): Requirement(
             "fused needs a ratio of 1 or more, ROIPooler takes 0", lambda name, ratio: name != "fused" or ratio >= 1
+        ),
+    },
+)
+
+LARGE_PICTURES = Checks(
+    lambda cfg: True,
+    values={
+        "TEST.NUM_PROPOSALS": at_least(0),
+        "TEST.TILE_SIZE": at_least(0),
+        "TEST.TILE_OVERLAP": every(at_least(0), below(1)),
+    },
+    relations={
+        ("TEST.TILE_SIZE", "TEST.AUG.ENABLED"): Requirement(
+            "choose tiles or test-time augmentation", lambda tile, augmented: not (tile and augmented)
+        ),
+        ("TEST.TILE_SIZE", "MODEL.LOAD_PROPOSALS"): Requirement(
+            "precomputed proposals are of whole pictures", lambda tile, given: not (tile and given)
         ),
     },
 )
@@ -155,4 +172,4 @@ DETECTRON2_FPN = Checks(
     },
 )
 
-MODEL_TABLE = (SPARSE_RCNN, OTHER_DETECTORS, TWO_STAGES, PROPOSAL_GENERATOR, RESNET, DETECTRON2_FPN)
+MODEL_TABLE = (SPARSE_RCNN, LARGE_PICTURES, OTHER_DETECTORS, TWO_STAGES, PROPOSAL_GENERATOR, RESNET, DETECTRON2_FPN)

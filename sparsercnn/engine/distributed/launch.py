@@ -12,6 +12,7 @@ from detectron2.engine import default_argument_parser
 
 from ...errors import InputError
 from ...processes import describe_loss, is_lost_connection, joined_processes
+from ..interrupt import Stopped
 from .machines import Machines, address
 from .ranks import ProcessFailedError, Rank, Ranks
 
@@ -45,7 +46,11 @@ def launch(main: Callable[..., None], args: argparse.Namespace, main_args: tuple
         Rank(first + i, processes, i, args.num_gpus, machines.host, machines.port, timeout, start_method)
         for i in range(args.num_gpus)
     ]
-    Ranks(ranks, main, main_args, machines).wait()
+    try:
+        Ranks(ranks, main, main_args, machines).wait()
+    except Stopped:
+        machines.leave()
+        raise
     machines.leave()
 
 

@@ -96,8 +96,9 @@ class Machines:
             return "the connection to machine 0 is lost"
 
     def leave(self) -> None:
-        """Say that all is done here. Machine 0 waits for the others, whose processes may still need the store."""
-        self._wait_for("left", FAREWELL)
+        """Say that all is done or stopped here. Machine 0 waits for the others, who may still need the store."""
+        with contextlib.suppress(RuntimeError):  # machine 0 is gone
+            self._wait_for("left", FAREWELL)
 
     def _wait_for(self, event: str, seconds: float) -> None:
         """Say that this machine is there; machine 0 waits until all are, one has failed, or the time is over."""
