@@ -11,12 +11,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
-from PIL import Image, ImageOps
 
 from .architectures import num_classes
 from .config_file import load_config
-from .data.download import download_image
-from .data.images import read_image
+from .data.pictures import as_picture
 from .detections import Detections
 from .engine import SparseRCNNCheckpointer, build_inference_model, build_model
 from .engine.checkpoints.files import read_tensors
@@ -278,27 +276,6 @@ class Detector:
     def __repr__(self) -> str:
         names = ", ".join(self.class_names[:5]) + (", …" if len(self.class_names) > 5 else "")
         return f"Detector({self.cfg.MODEL.META_ARCHITECTURE}, {len(self.class_names)} classes: {names})"
-
-
-def as_picture(image: Any) -> np.ndarray:
-    """An (H, W, 3) uint8 RGB array of a path, http(s) address, array, tensor or PIL image.
-
-    Raises:
-        InputError: the file cannot be read, or it is none of these.
-    """
-    if isinstance(image, str) and image.startswith(("http://", "https://")):
-        return download_image(image)
-    if isinstance(image, (str, Path)):
-        return read_image(str(image), "RGB")
-    if isinstance(image, Image.Image):
-        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    elif isinstance(image, torch.Tensor):
-        image = image.permute(1, 2, 0).cpu().numpy() if image.dim() == 3 and image.shape[0] == 3 else image.numpy()
-    if not isinstance(image, np.ndarray):
-        raise InputError(f"a picture is a path, an array, a tensor or a PIL image, not {type(image).__name__}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise InputError(f"a picture is an (H, W, 3) uint8 RGB array, not {image.shape} {image.dtype}")
-    return image
 
 
 def class_names(cfg: CfgNode) -> list[str] | None:

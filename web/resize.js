@@ -1,7 +1,10 @@
-// Resizing as Pillow does it: a triangle filter as wide as the scale, columns first, rounded to bytes in between.
+// Resizing as Pillow does it, to the bit: a triangle filter as wide as the scale, columns first, rounded to bytes in
+// between.
 "use strict";
 
-/** Weights of the input pixels that each output pixel is a mean of: [{start, weights}]. */
+const ONE = 2 ** 22; // weights are whole numbers, of which so many are 1
+
+/** Weights of the input pixels that each output pixel is a mean of, in parts of ONE: [{start, weights}]. */
 function taps(from, to) {
   const scale = from / to, reach = Math.max(scale, 1);
   return Array.from({ length: to }, (_, i) => {
@@ -11,7 +14,7 @@ function taps(from, to) {
     const weights = [];
     for (let x = start; x < end; x++) weights.push(Math.max(0, 1 - Math.abs((x + 0.5 - center) / reach)));
     const sum = weights.reduce((a, b) => a + b, 0);
-    return { start, weights: weights.map((w) => w / sum) };
+    return { start, weights: weights.map((w) => Math.floor(w / sum * ONE + 0.5)) };
   });
 }
 
@@ -20,9 +23,9 @@ function resizeAxis(source, result, lines, from, to, at, put) {
   taps(from, to).forEach(({ start, weights }, i) => {
     for (let line = 0; line < lines; line++) {
       for (let channel = 0; channel < 3; channel++) {
-        let sum = 0;
+        let sum = ONE / 2;
         for (let k = 0; k < weights.length; k++) sum += weights[k] * source[at(line, start + k) + channel];
-        result[put(line, i) + channel] = Math.round(sum);
+        result[put(line, i) + channel] = Math.floor(sum / ONE);
       }
     }
   });

@@ -1,12 +1,16 @@
 """The page without a server: opened from a folder, it finds what the runner finds."""
 
 import json
+import shutil
+import subprocess
 import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from benchmarks.models import act_trained
 from sparsercnn.errors import InputError
 from sparsercnn.export.graph import DetectionGraph
 from sparsercnn.export.onnx import describe, export_onnx
@@ -45,7 +49,9 @@ def page(tmp_path_factory):
     """Folder of the page of a small model."""
     pytest.importorskip("onnxscript")
     folder = tmp_path_factory.mktemp("page")
-    graph = DetectionGraph(small_model(), "RGB")
+    model = small_model()
+    act_trained(model, torch.Generator().manual_seed(0))
+    graph = DetectionGraph(model, "RGB")
     export_onnx(graph, folder / "model.onnx", describe(graph, ABOUT))
     try:
         build_web_page.build(folder / "model.onnx", folder / "page")
@@ -60,6 +66,23 @@ def wait_for_message(browser, holds):
         assert time.monotonic() < end, browser.find_element("id", "message").text
         time.sleep(0.2)
     return browser.find_element("id", "message").text
+
+
+@pytest.mark.parametrize("sizes", [(300, 420, 91, 128), (60, 90, 64, 96)])
+def test_it_resizes_as_pillow_does(sizes, tmp_path):
+    node = shutil.which("node")
+    if not node:
+        pytest.skip("node, which runs JavaScript, is missing")
+    height, width, new_height, new_width = sizes
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    program = f"""
+const bytes = require("fs").readFileSync(0);
+process.stdout.write(Buffer.from(resize(new Uint8Array(bytes), {width}, {height}, {new_width}, {new_height})));
+"""
+    (tmp_path / "run.js").write_text((build_web_page.PAGE / "resize.js").read_text() + program)
+    done = subprocess.run([node, str(tmp_path / "run.js")], input=pixels.tobytes(), capture_output=True, check=True)
+    expected = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    assert done.stdout == expected.tobytes()
 
 
 @pytest.mark.slow
