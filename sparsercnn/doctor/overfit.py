@@ -1,7 +1,5 @@
 """Can the model learn four pictures by heart? Where it cannot, no data set and no patience will make it work."""
 
-import contextlib
-import io
 import math
 import time
 from collections.abc import Sequence
@@ -10,13 +8,12 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
 from ..data import SparseRCNNDatasetMapper
 from ..engine.build import prepare_for_training
 from ..engine.optimizer import build_optimizer
+from ..evaluation.in_memory import average_precision_at_half, evaluate, ground_truth
 from ..randomness import Purpose, seed_generators
 
 PICTURES = 4
@@ -70,7 +67,9 @@ def overfit(cfg: CfgNode, model: nn.Module, records: Sequence[dict], seconds: fl
     batch = [SparseRCNNDatasetMapper(cfg, is_train=True)(record) for record in records]
     optimizer = build_optimizer(cfg, model)
     rates = [group["lr"] for group in optimizer.param_groups]
-    end, first, losses, ap50, iteration = time.monotonic() + seconds, {}, {}, 0.0, 0
+    end, ap50, iteration = time.monotonic() + seconds, 0.0, 0
+    first: dict[str, float] = {}
+    losses: dict[str, Tensor] = {}
     with EventStorage():
         for iteration in range(1, MOST_ITERATIONS + 1):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -114,38 +113,5 @@ def _ap50(model: nn.Module, batch: list[dict], records: Sequence[dict]) -> float
     with torch.no_grad():
         outputs = [output["instances"].to("cpu") for output in model(inputs)]
     model.train()
-    annotations, found = [], []
-    for i, (x, record, output) in enumerate(zip(batch, records, outputs, strict=True), 1):
-        height, width = x["image"].shape[-2:]
-        scale = torch.tensor([record["width"] / width, record["height"] / height] * 2)
-        objects = x["instances"]
-        for box, category in zip(objects.gt_boxes.tensor.cpu() * scale, objects.gt_classes.tolist(), strict=True):
-            annotations.append(_entry(i, box, category) | {"id": len(annotations) + 1, "iscrowd": 0})
-        rows = zip(output.pred_boxes.tensor, output.pred_classes.tolist(), output.scores.tolist(), strict=True)
-        found += [_entry(i, box, category) | {"score": score} for box, category, score in rows]
-    if not found:
-        return 0.0
-    truth = COCO()
-    categories = [{"id": c} for c in sorted({a["category_id"] for a in annotations})]
-    images = [{"id": i} for i in range(1, len(records) + 1)]
-    truth.dataset = {"images": images, "annotations": annotations, "categories": categories}
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        known = [entry for entry in found if entry["category_id"] in {c["id"] for c in categories}]
-        evaluation = COCOeval(truth, truth.loadRes(known), "bbox") if known else None
-        if evaluation is None:
-            return 0.0
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return 100 * float(evaluation.stats[1])
-
-
-def _entry(image: int, box: Tensor, category: int) -> dict:
-    x0, y0, x1, y1 = box.tolist()
-    return {
-        "image_id": image,
-        "category_id": category + 1,
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "area": (x1 - x0) * (y1 - y0),
-    }
+    classes = 1 + max(a["category_id"] for record in records for a in record["annotations"])
+    return average_precision_at_half(evaluate(ground_truth(records, classes), outputs))
