@@ -141,6 +141,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Evaluate, and leave in checkpoints, an average of the weights over about 1 / (1 - EMA_DECAY) iterations; 0 for
     # none. See `sparsercnn/engine/ema.py`.
     cfg.SOLVER.EMA_DECAY = 0.0
+    # End training after so many evaluations (TEST.EVAL_PERIOD) without a better AP than the best, which model_best.pth
+    # holds; 0: never. Schedules that end low, as OneCycle does, gain most at their end.
+    cfg.SOLVER.EARLY_STOPPING = 0
     # Steps whose losses or gradient are not finite that a run may leave out before such a step ends it.
     cfg.SOLVER.MAX_SKIPPED_STEPS = 0
     # Of SOLVER.AMP: "float16", "bfloat16", or "auto": bfloat16 where the processor or the GPU multiplies it fastest (on

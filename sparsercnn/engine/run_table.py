@@ -130,6 +130,7 @@ TRAINING = Checks(
         "SOLVER.EMA_DECAY": every(at_least(0), below(1)),
         "SOLVER.REFERENCE_WORLD_SIZE": at_least(0),
         "SOLVER.REFERENCE_BATCH": at_least(0),
+        "SOLVER.EARLY_STOPPING": at_least(0),
         "SOLVER.CHECKPOINT_PERIOD": at_least(1),
         "SOLVER.CHECKPOINTS_KEPT": at_least(0),
         "SOLVER.MAX_SKIPPED_STEPS": at_least(0),
@@ -154,6 +155,9 @@ TRAINING = Checks(
         "VIS_PERIOD": at_least(0),
     },
     relations={
+        ("SOLVER.EARLY_STOPPING", "TEST.EVAL_PERIOD"): Requirement(
+            "it takes evaluations to stop early; set TEST.EVAL_PERIOD", lambda patience, period: not patience or period
+        ),
         ("SOLVER.REFERENCE_BATCH", "SOLVER.REFERENCE_WORLD_SIZE"): Requirement(
             "both scale the learning rate; choose one", lambda images, processes: not (images and processes)
         ),

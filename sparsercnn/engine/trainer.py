@@ -26,6 +26,7 @@ from .agreement import share_buffers
 from .build import amp_precision, build_model, prepare_for_training
 from .checkpoint import SparseRCNNCheckpointer
 from .checkpoint_metadata import run_metadata
+from .early_stopping import EarlyStopping
 from .ema import CHECKPOINT_KEY, ExponentialMovingAverage
 from .evaluation import EvaluatingTrainer
 from .events import MetricsFile, RunEvents, WriteEvents
@@ -123,7 +124,10 @@ class Trainer(EvaluatingTrainer):
         after_checkpoints: list[HookBase] = [hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)]
         if cfg.TEST.EVAL_PERIOD and cfg.DATASETS.TEST:
             metric = "bbox/AP" if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/bbox/AP"
-            after_checkpoints.append(SaveBest(cfg.TEST.EVAL_PERIOD, metric, self.checkpoints))
+            best = SaveBest(cfg.TEST.EVAL_PERIOD, metric, self.checkpoints)
+            after_checkpoints.append(best)
+            if cfg.SOLVER.EARLY_STOPPING:
+                after_checkpoints.append(EarlyStopping(cfg.SOLVER.EARLY_STOPPING, best))
         if comm.is_main_process():
             if cfg.TEST.PICTURES and cfg.DATASETS.TEST:
                 after_checkpoints.append(draw_predictions(cfg, getattr(self.evaluated, "module", self.evaluated)))
@@ -201,6 +205,8 @@ class Trainer(EvaluatingTrainer):
                 self.before_step()
                 self.run_step()
                 self.after_step()
+                if iteration + 1 == self.max_iter:  # `EarlyStopping` changes it
+                    break
             # Tells `after_train` that training came to its end.
             self.iter = self.max_iter
         except BaseException:
