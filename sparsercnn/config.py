@@ -60,6 +60,9 @@ def add_keys(cfg: CfgNode) -> None:
     # cut out of what is larger. Empty: no jitter.
     cfg.INPUT.SCALE_JITTER = []
 
+    # Share of training samples that are put together from four images, see `sparsercnn/data/mosaic.py`.
+    cfg.INPUT.MOSAIC = 0.0
+
     # Brightness, contrast and saturation of a training image are each changed by a random factor of 1 ± this much.
     cfg.INPUT.COLOR_JITTER = 0.0
 

@@ -63,6 +63,7 @@ EVERY_MODEL = Checks(
         "INPUT.MIN_SIZE_TEST": at_least(0),
         "INPUT.MAX_SIZE_TEST": at_least(SMALLEST_MAX_SIZE),
         "INPUT.COLOR_JITTER": between(0, 1),
+        "INPUT.MOSAIC": between(0, 1),
         "INPUT.MAX_PIXELS": between(1, LARGEST_MAX_PIXELS),
         "DATASETS.TRAIN": each(WORD, shortest=0),
         "DATASETS.TEST": each(WORD, shortest=0),
@@ -76,6 +77,9 @@ EVERY_MODEL = Checks(
         "SEED": at_most(2**31 - 1),
     },
     relations={
+        ("INPUT.MOSAIC", "MODEL.LOAD_PROPOSALS"): Requirement(
+            "precomputed proposals are of single images", lambda share, given: not (share and given)
+        ),
         ("INPUT.COLOR_JITTER", "INPUT.FORMAT"): Requirement(
             "only colors of RGB images are changed", lambda strength, name: not strength or name == "RGB"
         ),
