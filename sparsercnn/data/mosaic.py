@@ -72,7 +72,7 @@ def _place(sample: dict, place: tuple[int, int, int, int], canvas: Tensor) -> In
     kept = Boxes(inside).area() > VISIBLE * Boxes(whole).area()
     shift = torch.tensor([x0 - left, y0 - top, x0 - left, y0 - top]).to(whole)
     return Instances(
-        tuple(canvas.shape[1:]),
+        (canvas.shape[1], canvas.shape[2]),
         gt_boxes=Boxes((inside + shift)[kept]),
         gt_classes=sample["instances"].gt_classes[kept],
     )
