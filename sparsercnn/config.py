@@ -60,6 +60,9 @@ def add_keys(cfg: CfgNode) -> None:
     # cut out of what is larger. Empty: no jitter.
     cfg.INPUT.SCALE_JITTER = []
 
+    # Share of training samples that are put together from four images, see `sparsercnn/data/mosaic.py`.
+    cfg.INPUT.MOSAIC = 0.0
+
     # Brightness, contrast and saturation of a training image are each changed by a random factor of 1 ± this much.
     cfg.INPUT.COLOR_JITTER = 0.0
 
@@ -141,6 +144,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Evaluate, and leave in checkpoints, an average of the weights over about 1 / (1 - EMA_DECAY) iterations; 0 for
     # none. See `sparsercnn/engine/ema.py`.
     cfg.SOLVER.EMA_DECAY = 0.0
+    # End training after so many evaluations (TEST.EVAL_PERIOD) without a better AP than the best, which model_best.pth
+    # holds; 0: never. Schedules that end low, as OneCycle does, gain most at their end.
+    cfg.SOLVER.EARLY_STOPPING = 0
     # Steps whose losses or gradient are not finite that a run may leave out before such a step ends it.
     cfg.SOLVER.MAX_SKIPPED_STEPS = 0
     # Of SOLVER.AMP: "float16", "bfloat16", or "auto": bfloat16 where the processor or the GPU multiplies it fastest (on

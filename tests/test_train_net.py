@@ -84,6 +84,11 @@ def test_evaluation_in_tiles_and_with_more_proposals(trained, tmp_path):
     assert len(found) > 12 * len(images)
 
 
+def test_training_on_mosaics_of_other_colors(tiny, tmp_path):
+    options = ["INPUT.MOSAIC", 1.0, "INPUT.COLOR_JITTER", 0.3, "SOLVER.REFERENCE_BATCH", 16]
+    assert run("SOLVER.MAX_ITER", 2, *options, "OUTPUT_DIR", tmp_path) == 0
+
+
 def test_predictions_are_drawn_for_tensorboard(trained, tmp_path):
     assert run("SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 1, "TEST.PICTURES", 2, "OUTPUT_DIR", tmp_path) == 0
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()

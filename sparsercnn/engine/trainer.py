@@ -29,6 +29,7 @@ from .checkpoints.checkpointer import SparseRCNNCheckpointer
 from .checkpoints.metadata import run_metadata
 from .checkpoints.optimizer_state import fit_groups
 from .distributed.agreement import share_buffers
+from .early_stopping import EarlyStopping
 from .ema import CHECKPOINT_KEY, ExponentialMovingAverage
 from .evaluation import EvaluatingTrainer
 from .events import MetricsFile, RunEvents, WriteEvents
@@ -129,7 +130,10 @@ class Trainer(EvaluatingTrainer):
             after_checkpoints.append(SaveThreshold(cfg.TEST.EVAL_PERIOD, dataset, folder, self.checkpoints))
         if cfg.TEST.EVAL_PERIOD and cfg.DATASETS.TEST:
             metric = "bbox/AP" if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/bbox/AP"
-            after_checkpoints.append(SaveBest(cfg.TEST.EVAL_PERIOD, metric, self.checkpoints))
+            best = SaveBest(cfg.TEST.EVAL_PERIOD, metric, self.checkpoints)
+            after_checkpoints.append(best)
+            if cfg.SOLVER.EARLY_STOPPING:
+                after_checkpoints.append(EarlyStopping(cfg.SOLVER.EARLY_STOPPING, best))
         if comm.is_main_process():
             if cfg.TEST.PICTURES and cfg.DATASETS.TEST:
                 after_checkpoints.append(draw_predictions(cfg, getattr(self.evaluated, "module", self.evaluated)))
@@ -207,6 +211,8 @@ class Trainer(EvaluatingTrainer):
                 self.before_step()
                 self.run_step()
                 self.after_step()
+                if iteration + 1 == self.max_iter:  # `EarlyStopping` changes it
+                    break
             # Tells `after_train` that training came to its end.
             self.iter = self.max_iter
         except BaseException:

@@ -63,6 +63,7 @@ EVERY_MODEL = Checks(
         "INPUT.MIN_SIZE_TEST": at_least(0),
         "INPUT.MAX_SIZE_TEST": at_least(SMALLEST_MAX_SIZE),
         "INPUT.COLOR_JITTER": between(0, 1),
+        "INPUT.MOSAIC": between(0, 1),
         "INPUT.MAX_PIXELS": between(1, LARGEST_MAX_PIXELS),
         "DATASETS.TRAIN": each(WORD, shortest=0),
         "DATASETS.TEST": each(WORD, shortest=0),
@@ -76,6 +77,9 @@ EVERY_MODEL = Checks(
         "SEED": at_most(2**31 - 1),
     },
     relations={
+        ("INPUT.MOSAIC", "MODEL.LOAD_PROPOSALS"): Requirement(
+            "precomputed proposals are of single images", lambda share, given: not (share and given)
+        ),
         ("INPUT.COLOR_JITTER", "INPUT.FORMAT"): Requirement(
             "only colors of RGB images are changed", lambda strength, name: not strength or name == "RGB"
         ),
@@ -130,6 +134,7 @@ TRAINING = Checks(
         "SOLVER.EMA_DECAY": every(at_least(0), below(1)),
         "SOLVER.REFERENCE_WORLD_SIZE": at_least(0),
         "SOLVER.REFERENCE_BATCH": at_least(0),
+        "SOLVER.EARLY_STOPPING": at_least(0),
         "SOLVER.CHECKPOINT_PERIOD": at_least(1),
         "SOLVER.CHECKPOINTS_KEPT": at_least(0),
         "SOLVER.MAX_SKIPPED_STEPS": at_least(0),
@@ -154,6 +159,9 @@ TRAINING = Checks(
         "VIS_PERIOD": at_least(0),
     },
     relations={
+        ("SOLVER.EARLY_STOPPING", "TEST.EVAL_PERIOD"): Requirement(
+            "it takes evaluations to stop early; set TEST.EVAL_PERIOD", lambda patience, period: not patience or period
+        ),
         ("SOLVER.REFERENCE_BATCH", "SOLVER.REFERENCE_WORLD_SIZE"): Requirement(
             "both scale the learning rate; choose one", lambda images, processes: not (images and processes)
         ),
