@@ -14,13 +14,15 @@ DEMO := output/quickstart
 # Models in tests are tiny: two processes of one thread each are faster than one of two.
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-slow lint
+.PHONY: help demo finetune test test-slow lint docs
 
 help:
 	@echo "make demo        train a small detector on generated shapes (CPU, minutes), evaluate it, draw its predictions"
+	@echo "make finetune    fine-tune a network that has seen ImageNet on BCCD's photos of blood cells, and draw what it finds"
 	@echo "make test        run the test suite, but for the slow tests"
 	@echo "make test-slow   run the slow tests: build the wheel, install it and use it"
 	@echo "make lint        check style, formatting and types"
+	@echo "make docs        build the site of the documents and of the API reference"
 
 demo: $(INSTALLED)
 	$(PYTHON) datasets/prepare_shapes.py
@@ -35,6 +37,12 @@ demo: $(INSTALLED)
 	@echo "  inference/shapes_val/metrics.json     COCO results"
 	@echo "  predictions.png                       predictions beside ground truth"
 
+# BCCD's photos are in datasets/bccd or where DETECTRON2_DATASETS says; see datasets/README.md.
+finetune: $(INSTALLED)
+	$(PYTHON) train_net.py --config-file configs/lite0.bccd.yaml --overwrite
+	@$(PYTHON) tools/plot_training.py output/lite0.bccd
+	@$(PYTHON) tools/contact_sheet.py output/lite0.bccd
+
 test: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 
@@ -46,13 +54,16 @@ lint: $(INSTALLED)
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
+docs: $(INSTALLED)
+	$(PYTHON) tools/build_site.py
+
 .venv/.installed: pyproject.toml setup.py detectron2_lite/pyproject.toml constraints.txt
 	@echo "Installing into .venv (once) ..."
 	@python3 -m venv .venv
-	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt -e ./detectron2_lite -e '.[test,lint]'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt -e ./detectron2_lite -e ./runtime -e '.[test,lint,web,docs,pretrained]'
 	@touch $@
 
 build/.installed-in-active-environment: pyproject.toml setup.py
 	@echo "Installing into the active environment, which has detectron2 (once) ..."
-	@$(PYTHON) -m pip install -q --disable-pip-version-check -e '.[test,lint]'
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -e ./runtime -e '.[test,lint,web,docs,pretrained]'
 	@mkdir -p build && touch $@

@@ -45,7 +45,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     source.add_argument("--video-input", metavar="FILE", help="a video")
     parser.add_argument("--output", metavar="PATH", help="a file, or a folder that is made where needed")
     parser.add_argument("--show", action="store_true", help="show the results in a window; Esc or q stops")
-    parser.add_argument("--confidence-threshold", type=_share, default=0.5, help="lowest score to draw (default: 0.5)")
+    parser.add_argument(
+        "--confidence-threshold",
+        type=_share,
+        help="lowest score to draw (default: that of the best F1 after training, if the checkpoint says it, else 0.5)",
+    )
+    parser.add_argument("--tile", type=int, default=0, metavar="PIXELS", help="look at square tiles of this size")
+    parser.add_argument(
+        "--overlap", type=_share, help="least share that tiles have in common (default: TEST.TILE_OVERLAP)"
+    )
     parser.add_argument("--stages", action="store_true", help="draw one panel per refinement stage")
     parser.add_argument(
         "--color-by", choices=["class", "level"], default="class", help="what box colors mean (default: class)"
@@ -68,7 +76,9 @@ def _share(text: str) -> float:
 
 def read_config(args: argparse.Namespace) -> CfgNode:
     """The checked config. The data sets it names need not be there: only their class names are used."""
-    cfg = load_config(args.config_file, args.opts)
+    tiles = ["TEST.TILE_SIZE", args.tile] if args.tile else []
+    tiles += [] if args.overlap is None else ["TEST.TILE_OVERLAP", args.overlap]
+    cfg = load_config(args.config_file, [*args.opts, *tiles])
     check_model(cfg)
     if not cfg.MODEL.WEIGHTS:
         logging.getLogger("sparsercnn").warning("MODEL.WEIGHTS is empty: these are predictions of an untrained model.")
@@ -82,10 +92,14 @@ def make_draw(cfg: CfgNode, args: argparse.Namespace) -> Callable[[np.ndarray], 
     names = class_names(cfg)
     if names is None:
         logging.getLogger("sparsercnn").warning("Names of the classes are not known: labels show their numbers.")
-    drawer = PredictionDrawer(names, args.confidence_threshold, args.color_by, levels)
     predictor = Predictor(cfg)
+    threshold = predictor.threshold if args.confidence_threshold is None else args.confidence_threshold
+    drawer = PredictionDrawer(names, threshold, args.color_by, levels)
     if (args.stages or args.color_by == "level") and not predictor.has_stages:
         raise InputError(f"--stages and --color-by level: {cfg.MODEL.META_ARCHITECTURE} has no refinement stages")
+
+    if (args.stages or args.color_by == "level") and cfg.TEST.TILE_SIZE:
+        raise InputError("--stages and --color-by level show whole pictures: leave tiles out")
 
     def draw(picture: np.ndarray) -> np.ndarray:
         if args.stages:

@@ -34,9 +34,9 @@ from detectron2.utils.logger import setup_logger
 from sparsercnn import load_config
 from sparsercnn.data import register_config_datasets
 from sparsercnn.engine import SparseRCNNCheckpointer, Trainer, check_config
+from sparsercnn.engine.distributed.launch import check_launch, launch
+from sparsercnn.engine.distributed.ranks import ProcessFailedError
 from sparsercnn.engine.interrupt import Stopped, forward_signals
-from sparsercnn.engine.launch import check_launch, launch
-from sparsercnn.engine.ranks import ProcessFailedError
 from sparsercnn.engine.run_folder import changed_settings, check_run_folder, remove_run
 from sparsercnn.engine.temporary import temporary_folder
 from sparsercnn.errors import InputError
@@ -98,20 +98,16 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     trainer.train()
 
 
-def run_in_own_folder(args: argparse.Namespace, cfg: CfgNode) -> None:
-    with temporary_folder(cfg.OUTPUT_DIR):
-        run(args, cfg)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; returns the exit status."""
     args = read_arguments(argv)
     received: list[int] = []
     try:
         cfg = read_config(args)
-        starts_others = args.num_gpus > 1 and "RANK" not in os.environ
+        starts_others = args.num_gpus * args.num_machines > 1 and "RANK" not in os.environ
         with forward_signals() if starts_others else contextlib.nullcontext(received) as received:
-            launch(run_in_own_folder, args, (args, cfg), timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT))
+            with temporary_folder(cfg.OUTPUT_DIR):
+                launch(run, args, (args, cfg), timedelta(seconds=cfg.DISTRIBUTED.TIMEOUT))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

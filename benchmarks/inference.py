@@ -2,18 +2,22 @@
 
     python -m benchmarks.inference [--json FILE] [--profile] [--repeats N] [--device cuda] [KEY VALUE …]
     python -m benchmarks.inference --ablate [--json FILE] …
+    python -m benchmarks.inference --runtimes [--json FILE] …
 
 R50-FPN with six stages and random weights that `models.act_trained` makes behave like trained ones. Agreement comes
 before times: every proposal of the last stage is compared with the same one of the baseline, its best score and its box
 in pixels. In float32 scores must be equal to 1e-4 and boxes to 0.05 pixels.
 
 `--ablate` compares the prepared model with itself without one part at a time: the ratio is the time without the part to
-the time with it.
+the time with it. `--runtimes` adds the exported model in onnxruntime and in OpenVINO (float32, bfloat16, INT8), whose
+export compares it with PyTorch.
 """
 
 import argparse
 import copy
+import tempfile
 from dataclasses import fields
+from pathlib import Path
 
 import torch
 from detectron2.modeling import build_model
@@ -25,6 +29,7 @@ from sparsercnn.visualization.stages import predict_stages
 
 from . import harness, limits
 from .models import act_trained, add_config_options, baseline_config, load_config, random_images
+from .runtimes import exported
 
 BASELINE = "unprepared eager float32 model with ROIPooler"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -88,6 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--precision", nargs="+", choices=DTYPES, default=["fp32", "bf16"])
     parser.add_argument("--mode", nargs="+", choices=["eager", "compiled"], default=["eager"], help="compiled: on GPUs")
+    parser.add_argument("--runtimes", action="store_true", help="time the exported model in onnxruntime and OpenVINO")
     add_config_options(parser)
     args = parser.parse_intermixed_args(argv)
 
@@ -107,6 +113,10 @@ def main(argv: list[str] | None = None) -> None:
             return baseline(inputs)
 
     cases = {f"{name}, {title}": (lambda model=model: model(inputs)) for name, model in ours.items()}
+    if args.runtimes:
+        with tempfile.TemporaryDirectory() as folder:  # the runtimes have read their files when they are opened
+            peers = exported(model, inputs, torch.get_num_threads(), Path(folder))
+        cases |= {f"{name}, {title}": function for name, function in peers.items()}
     comparisons = harness.compare(BASELINE, run_baseline, cases, args.repeats, args.device, warmup=2)
     work = limits.count_work(lambda: baseline(inputs))
     for precision in args.precision:

@@ -21,7 +21,7 @@ from .config import check_config, check_norm
 from .criterion import EfficientDetCriterion
 from .errors import EfficientDetConfigError
 from .head import EfficientDetHead
-from .nms import Suppression, hard_nms, soft_nms
+from .nms import Suppression, batch_nms, hard_nms, soft_nms
 from .scaling import scaled_keys
 
 # Logarithm of the largest growth from an anchor to its box. The authors set no limit; this one keeps sizes finite.
@@ -40,6 +40,7 @@ class EfficientDet(nn.Module):
         anchor_generator: makes the anchors of feature maps.
         criterion: the losses.
         suppress: NMS, see `Suppression`.
+        nms_threshold: the IoU above which `suppress` drops detections, which `detect` needs; None if it does otherwise.
         in_features: names of the feature maps that the head reads, lowest level first.
         pixel_mean, pixel_std: of each input channel; images are normalized by them.
         topk_candidates: best (anchor, class) pairs of an image that go into NMS.
@@ -65,6 +66,7 @@ class EfficientDet(nn.Module):
         pixel_std: list[float],
         topk_candidates: int = 5000,
         detections_per_image: int = 100,
+        nms_threshold: float | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -72,6 +74,7 @@ class EfficientDet(nn.Module):
         self.anchor_generator = anchor_generator
         self.criterion = criterion
         self.suppress = suppress
+        self.nms_threshold = nms_threshold
         self.in_features = in_features
         self.topk_candidates = topk_candidates
         self.detections_per_image = detections_per_image
@@ -104,6 +107,7 @@ class EfficientDet(nn.Module):
             "suppress": partial(hard_nms, threshold=node.NMS_THRESH)
             if node.NMS == "hard"
             else partial(soft_nms, sigma=node.SOFT_NMS_SIGMA),
+            "nms_threshold": node.NMS_THRESH if node.NMS == "hard" else None,
             "in_features": node.IN_FEATURES,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -124,6 +128,11 @@ class EfficientDet(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    @property
+    def size_divisibility(self) -> int:
+        """What the height and the width of a batch of images must be multiples of."""
+        return math.lcm(self.backbone.size_divisibility or 1, *self.anchor_generator.strides)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """Losses in training, detections otherwise.
@@ -177,8 +186,9 @@ class EfficientDet(nn.Module):
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:
         """Normalized images in one batch, padded with zeros so that every level has a whole number of cells."""
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        divisibility = math.lcm(self.backbone.size_divisibility or 1, *self.anchor_generator.strides)
-        return ImageList.from_tensors(images, divisibility, padding_constraints=self.backbone.padding_constraints)
+        return ImageList.from_tensors(
+            images, self.size_divisibility, padding_constraints=self.backbone.padding_constraints
+        )
 
     def select(self, image_size: tuple[int, int], anchors: Tensor, logits: Tensor, deltas: Tensor) -> Instances:
         """The detections of one image after NMS, best first.
@@ -189,12 +199,50 @@ class EfficientDet(nn.Module):
             logits: (N, K).
             deltas: (N, 4).
         """
-        num_classes = logits.shape[1]
-        best, pairs = logits.flatten().float().topk(min(self.topk_candidates, logits.numel()))
-        rows, classes = pairs // num_classes, pairs % num_classes
-        boxes = DELTAS.apply_deltas(deltas[rows], anchors[rows])
-        keep, scores = self.suppress(boxes, best.sigmoid(), classes, self.detections_per_image)
+        (boxes,), (scores,), (classes,) = self.candidates(anchors, logits[None], deltas[None])
+        keep, scores = self.suppress(boxes, scores, classes, self.detections_per_image)
         return Instances(image_size, pred_boxes=Boxes(boxes[keep]), scores=scores, pred_classes=classes[keep])
+
+    def candidates(self, anchors: Tensor, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best (anchor, class) pairs of each image: boxes (B, M, 4), scores (B, M), best first, classes (B, M).
+
+        Args:
+            anchors: (N, 4) absolute xyxy, of every image.
+            logits: (B, N, K).
+            deltas: (B, N, 4).
+        """
+        num_classes = logits.shape[2]
+        scores = logits.flatten(1).float()
+        best, pairs = scores.topk(min(self.topk_candidates, scores.shape[1]))
+        rows, classes = pairs // num_classes, pairs % num_classes
+        chosen = deltas.gather(1, rows[..., None].expand(-1, -1, 4)).flatten(0, 1)
+        boxes = DELTAS.apply_deltas(chosen, anchors[rows.flatten()]).unflatten(0, rows.shape)
+        return boxes, best.sigmoid(), classes
+
+    def detect(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Detections as tensors whose shapes do not depend on the data, which can be exported.
+
+        Args:
+            images: (B, 3, H, W), normalized, zero where an image is padded to multiples of `size_divisibility`.
+            sizes: (B, 2) height and width of each image without padding.
+
+        Returns:
+            Boxes (B, N, 4) absolute xyxy, scores (B, N), best first, and classes (B, N) int64; all of them 0 where
+            there are fewer detections.
+
+        Raises:
+            EfficientDetConfigError: the detector was built for soft NMS.
+        """
+        if self.nms_threshold is None:
+            raise EfficientDetConfigError("soft NMS cannot be exported: set MODEL.EFFICIENTDET.NMS to hard")
+        anchors, logits, deltas = self.predict(self.backbone(images))
+        boxes, scores, classes = self.candidates(Boxes.cat(anchors).tensor, cat(logits, dim=1), cat(deltas, dim=1))
+        limit = min(self.detections_per_image, self.topk_candidates)
+        side = torch.sym_max(images.shape[2], images.shape[3])
+        rows, scores = batch_nms(boxes, scores, classes, limit, self.nms_threshold, side, self.head.num_classes)
+        is_detection = scores > 0
+        boxes = boxes.gather(1, rows[..., None].expand(-1, -1, 4)) * is_detection[..., None]
+        return boxes, scores, classes.gather(1, rows) * is_detection
 
 
 def _pyramid(cfg: CfgNode, backbone: Backbone) -> tuple[int, list[int]]:

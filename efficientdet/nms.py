@@ -9,6 +9,7 @@ import torch
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
+from torchvision.ops import nms
 
 Suppression = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """From boxes (N, 4) xyxy, scores (N,), classes (N,) and a limit to the rows that stay, best first, and their scores."""
@@ -64,3 +65,32 @@ def soft_nms(boxes: Tensor, scores: Tensor, classes: Tensor, limit: int, sigma: 
     # They fall, because no score is ever raised.
     count = int((soft_scores > SMALLEST_SOFT_SCORE).sum())
     return torch.stack(rows)[:count], soft_scores[:count]
+
+
+def batch_nms(
+    boxes: Tensor, scores: Tensor, classes: Tensor, limit: int, threshold: float, side: int, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """`hard_nms` of several images at once, with results whose shapes do not depend on the data.
+
+    Boxes of different images and classes are moved apart. Those that leave the image by more than its side count as if
+    they ended there.
+
+    Args:
+        boxes: (B, N, 4) absolute xyxy.
+        scores: (B, N), above 0.
+        classes: (B, N).
+        limit: detections to return of each image, not more than N.
+        threshold: see `hard_nms`.
+        side: the longer one of the images, in pixels.
+        num_classes: how many classes there are.
+
+    Returns:
+        Rows (B, limit), best first, and their scores (B, limit), 0 where fewer detections stay.
+    """
+    image = torch.arange(boxes.shape[0], device=boxes.device)[:, None]
+    place = (image * num_classes + classes) * (3 * side)
+    apart = boxes.clamp(min=-side, max=2 * side) + place[..., None]
+    keep = nms(apart.flatten(0, 1), scores.flatten(), threshold)
+    stays = torch.zeros_like(scores, dtype=torch.bool).flatten().index_fill(0, keep, True).unflatten(0, scores.shape)
+    best, rows = torch.where(stays, scores, 0.0).topk(limit)
+    return rows, best

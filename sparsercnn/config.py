@@ -60,6 +60,9 @@ def add_keys(cfg: CfgNode) -> None:
     # cut out of what is larger. Empty: no jitter.
     cfg.INPUT.SCALE_JITTER = []
 
+    # Brightness, contrast and saturation of a training image are each changed by a random factor of 1 ± this much.
+    cfg.INPUT.COLOR_JITTER = 0.0
+
     # Data sets of one's own: [name, annotation file in COCO format, image folder] each.
     cfg.DATASETS.COCO_JSON = []
 
@@ -70,6 +73,10 @@ def add_keys(cfg: CfgNode) -> None:
     # Images of more pixels are refused before they are decoded: small files can hold enormous ones, made to fill the
     # memory. At most 178956970, where Pillow refuses itself.
     cfg.INPUT.MAX_PIXELS = MAX_PIXELS
+
+    # Send what training logs to an experiment tracker, too: "wandb", "mlflow" or "trackio", which must be installed.
+    # Where it sends it, to a server or a folder, is up to its own settings. "" for none.
+    cfg.TRACKER = ""
 
     _add_test_keys(cfg)
     _add_solver_keys(cfg)
@@ -89,6 +96,17 @@ def _add_test_keys(cfg: CfgNode) -> None:
     # Numbers of refinement stages: evaluate with so many instead of all of them, too. The results of stage 2 have the
     # suffix `_stage2`.
     cfg.TEST.STAGES = []
+    # After each evaluation during training, draw what is found on so many images of the first of DATASETS.TEST for
+    # TensorBoard.
+    cfg.TEST.PICTURES = 0
+    # Proposals of an image, which are also its detections, in place of those that the model was trained with; 0 for
+    # these. Of learned proposals extra ones are made, see `sparsercnn/modeling/more_proposals.py`.
+    cfg.TEST.NUM_PROPOSALS = 0
+    # Look at square tiles of so many pixels of a picture, each resized as a picture is, and merge what is found without
+    # duplicates, see `sparsercnn/evaluation/tiles.py`; 0 for whole pictures. And the least share of its side that a
+    # tile has in common with the next one.
+    cfg.TEST.TILE_SIZE = 0
+    cfg.TEST.TILE_OVERLAP = 0.2
     # On GPUs, run the prepared copy through torch.compile (takes minutes to start).
     cfg.TEST.COMPILE = False
     # Test-time augmentation as Sparse R-CNN published it: overlapping boxes of a class are averaged by their scores
@@ -109,6 +127,10 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # "ADAMW" or "SGD". As all keys that several detectors read, it follows MODEL.META_ARCHITECTURE where no file says
     # it: SGD is detectron2's, Sparse R-CNN's is in SPARSERCNN_DEFAULTS.
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Images of an optimizer step, IMS_PER_BATCH times ACCUMULATE, that BASE_LR is meant for: with others the learning
+    # rate is scaled linearly (Goyal et al., Accurate, Large Minibatch SGD, 2017). 0: BASE_LR is what it says. (By
+    # SOLVER.REFERENCE_WORLD_SIZE detectron2 scales batch, rate and schedule to the number of processes.)
+    cfg.SOLVER.REFERENCE_BATCH = 0
     # Learning rate of the backbone relative to SOLVER.BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # Periodic checkpoints to keep, the newest; 0 for all. The best and the last one are kept always.
@@ -179,6 +201,9 @@ def _head_and_loss() -> CfgNode:
     node.DENOISING_QUERIES = 0
     node.BOX_NOISE = 0.4
     node.LABEL_NOISE = 0.2
+    # Of two detections of a class that overlap (IoU) more than this the worse gets score 0; 1: none does, as published.
+    # For trainings of minutes, which find objects long before they have learned to find each only once.
+    node.DISTINCT_OVERLAP = 1.0
     # All stages are the same one, with one set of weights.
     node.SHARED_STAGES = False
     return node

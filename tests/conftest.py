@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from tests.labeled_copies import WRITERS, make_pictures
+from tests.processes import forkserver
 from tests.tiny_run import run
 
 
@@ -62,3 +64,11 @@ def trained(tiny, tmp_path_factory):
     output = tmp_path_factory.mktemp("output")
     assert run("SOLVER.MAX_ITER", 3, "SEED", 3, "OUTPUT_DIR", output) == 0
     return output
+
+
+@pytest.fixture
+def quick_processes(monkeypatch):
+    """Processes that would be spawned are forked from one that has imported everything."""
+    get_context = multiprocessing.get_context
+    quick = forkserver()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda way=None: quick if way == "spawn" else get_context(way))

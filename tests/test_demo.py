@@ -41,6 +41,15 @@ def test_every_picture_of_a_folder_is_drawn_large_enough_for_labels(pictures, tm
             assert drawn.size == (480, 360)
 
 
+def test_tiles(pictures, tmp_path, capsys):
+    tiles = ["--tile", 40, "--overlap", 0.25]
+    assert run("--input", pictures / "a.png", "--output", tmp_path / "tiles.png", *tiles) == 0
+    assert run("--input", pictures / "a.png", "--output", tmp_path / "tiles.png", "--stages", *tiles) == 2
+    assert "show whole pictures: leave tiles out" in capsys.readouterr().err
+    assert run("--input", pictures / "a.png", "--output", tmp_path / "tiles.png", "--tile", -1) == 2
+    assert "TEST.TILE_SIZE is -1; it must be at least 0" in capsys.readouterr().err
+
+
 def test_stages_stand_side_by_side(pictures, tmp_path):
     output = tmp_path / "stages.png"
     assert run("--input", pictures / "a.png", "--output", output, "--stages", "--color-by", "level") == 0

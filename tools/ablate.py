@@ -93,7 +93,7 @@ def variant_config(config: Path, variant: str, iterations: int | None, options: 
 
 
 def train(cfg: CfgNode) -> None:
-    """Train in a process of one thread, from the last checkpoint if there is one; its log is OUTPUT_DIR/output.txt.
+    """Train in a process of one thread, from where it was stopped if it was; its log is OUTPUT_DIR/output.txt.
 
     Raises:
         InputError: the process failed.
@@ -102,11 +102,10 @@ def train(cfg: CfgNode) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "run.yaml"
     config.write_text(cfg.dump())
-    resume = ["--resume"] if (folder / "last_checkpoint").exists() else []
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(folder / "output.txt", "a") as log:
         code = subprocess.call(
-            [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config), *resume],
+            [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config), "--resume"],
             stdout=log,
             stderr=log,
             env=environment,

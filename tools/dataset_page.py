@@ -20,6 +20,8 @@ from sparsercnn.visualization.html_page import Picture, Section, Table, html_pag
 
 SAMPLES, PAIRS_SHOWN, ODDITIES_SHOWN, ERRORS_SHOWN = 6, 6, 200, 24
 MARKED = np.array([1.0, 0.1, 0.1])
+# Pixels that are marked on the axis of box sizes.
+SIDES = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 
 @dataclass
@@ -95,7 +97,9 @@ def dataset_page(checked: Checked, found: Sequence[str], describe: Callable[[Lab
 
 def _class_table(checked: Checked) -> Table:
     names = list(dict.fromkeys(name for x in checked.inspections for name in x.classes))
-    rows = [[name, *(f"{x.counts[name]} in {x.images_of[name]}" for x in checked.inspections)] for name in names]
+    rows: list[list[object]] = [
+        [name, *(f"{x.counts[name]} in {x.images_of[name]}" for x in checked.inspections)] for name in names
+    ]
     rows.append(["images", *(len(x.records) for x in checked.inspections)])
     rows.append(["images without objects", *(x.negatives for x in checked.inspections)])
     rows.append(["crowds", *(x.crowds for x in checked.inspections)])
@@ -121,11 +125,11 @@ def _size_plot(checked: Checked) -> Picture:
     for x in checked.inspections:
         sides = np.sqrt(np.maximum(_sizes(checked.cfg, x).prod(axis=1), 1e-3))
         if len(sides):
-            axes.hist(sides, np.geomspace(4, 1024, 33), histtype="step", density=True, label=x.name)
+            axes.hist(sides, np.geomspace(4, 1024, 33).tolist(), histtype="step", density=True, label=x.name)
     axes.set(
         xscale="log", xlabel="√(width · height) in pixels of the network's input", ylabel="share of boxes", yticks=()
     )
-    axes.set_xticks([4, 8, 16, 32, 64, 128, 256, 512, 1024], [4, 8, 16, 32, 64, 128, 256, 512, 1024])
+    axes.set_xticks(SIDES, [str(side) for side in SIDES])
     if checked.cfg.MODEL.META_ARCHITECTURE == "SparseRCNN":
         routing = checked.cfg.MODEL.ROI_ROUTING
         names = checked.cfg.MODEL.ROI_HEADS.IN_FEATURES
@@ -143,7 +147,7 @@ def _crowd_plot(checked: Checked) -> Picture:
     most = max(max(x.objects_per_image, default=0) for x in checked.inspections)
     bins = np.arange(most + 2) - 0.5 if most < 60 else np.linspace(0, most, 61)
     for x in checked.inspections:
-        axes.hist(x.objects_per_image, bins, histtype="step", label=x.name)
+        axes.hist(x.objects_per_image, bins.tolist(), histtype="step", label=x.name)
     if checked.proposals is not None:
         axes.axvline(checked.proposals, color="crimson", linestyle="--", label=f"{checked.proposals} proposals")
     axes.set(xlabel="objects in an image", ylabel="images")

@@ -10,84 +10,13 @@ was exported has given PyTorch's detections on pictures of several sizes before 
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
-from detectron2.config import CfgNode
-from detectron2.data import transforms as T
-
 from sparsercnn import load_config
-from sparsercnn.architectures import num_classes
-from sparsercnn.data.images import read_image
-from sparsercnn.engine import SparseRCNNCheckpointer, build_model, check_model
+from sparsercnn.engine import check_model
 from sparsercnn.errors import InputError
-from sparsercnn.export.graph import DetectionGraph
-from sparsercnn.export.onnx import VERIFIED_SIZES, compare, describe, example_batches, export_onnx, program
-from sparsercnn.export.openvino import export_openvino
+from sparsercnn.export.files import export_detector
 from sparsercnn.predictor import class_names
-from sparsercnn.visualization.media import find_pictures
-
-CALIBRATION_PICTURES = 100
-
-
-def export(cfg: CfgNode, output: Path, license: str, threshold: float, calibrate: list[str]) -> None:
-    """Write the detector that `cfg` describes to `output`.
-
-    Raises:
-        InputError: the format is unknown, a library is missing, or the export is not what PyTorch is.
-    """
-    writers: dict[str, Callable[[DetectionGraph, dict[str, str]], None]] = {
-        ".onnx": lambda graph, metadata: export_onnx(graph, output, metadata),
-        ".pt2": lambda graph, metadata: export_program(graph, output, metadata),
-        ".xml": lambda graph, metadata: export_openvino(
-            graph, output, metadata, calibration_batches(cfg, calibrate, graph.divisor)
-        ),
-    }
-    if output.suffix not in writers:
-        raise InputError(f"--output {output}: the suffix must be one of {', '.join(writers)}")
-    if calibrate and output.suffix != ".xml":
-        raise InputError("--calibrate is for OpenVINO: name an --output that ends in .xml")
-    if not output.parent.is_dir():
-        raise InputError(f"--output {output}: there is no folder {output.parent}")
-    model = build_model(cfg).eval()
-    SparseRCNNCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    graph = DetectionGraph(model, cfg.INPUT.FORMAT)
-    about = {
-        "class_names": class_names(cfg) or [str(i) for i in range(num_classes(cfg) or 1)],
-        "threshold": threshold,
-        "min_size": cfg.INPUT.MIN_SIZE_TEST,
-        "max_size": cfg.INPUT.MAX_SIZE_TEST,
-        "license": license,
-        "config": cfg.dump(),
-    }
-    writers[output.suffix](graph, describe(graph, about))
-
-
-def export_program(graph: DetectionGraph, path: Path, metadata: dict[str, str]) -> None:
-    """Write a `.pt2` file of torch.export; its metadata are `extra_files`."""
-    exported = program(graph)
-    module = exported.module()
-    for images, sizes in example_batches(graph.divisor, VERIFIED_SIZES):
-        with torch.no_grad():
-            expected, found = ([t.numpy() for t in run(images, sizes)] for run in (graph, module))
-        compare(expected, found, "torch.export")
-    torch.export.save(exported, path, extra_files=metadata)
-
-
-def calibration_batches(cfg: CfgNode, names: list[str], divisor: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pictures that files, folders and globs name, at most CALIBRATION_PICTURES, each a batch for `DetectionGraph`."""
-    resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    batches = []
-    pictures = find_pictures(names) if names else []
-    for path in pictures[:: max(1, len(pictures) // CALIBRATION_PICTURES)][:CALIBRATION_PICTURES]:
-        picture = read_image(str(path), "RGB")
-        picture = resize.get_transform(picture).apply_image(picture)
-        height, width = picture.shape[:2]
-        padding = [(0, -height % divisor), (0, -width % divisor), (0, 0)]
-        batches.append((np.pad(picture, padding)[None], np.array([[height, width]])))
-    return batches
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -104,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
         check_model(cfg)
-        export(cfg, args.output, args.license, args.threshold, args.calibrate)
+        export_detector(cfg, args.output, class_names(cfg), args.threshold, args.license, args.calibrate)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["Detection", "OnnxDetector"]
+__all__ = ["Detection", "OnnxDetector", "to_coco"]
+
+METADATA = ("class_names", "threshold", "min_size", "max_size", "divisor", "license", "config", "weights_sha256")
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class OnnxDetector:
     """Runs an exported detector.
 
     Args:
-        path: a file that `tools/export.py` wrote: .onnx, or .xml for OpenVINO.
+        path: a file that `tools/export.py` wrote: .onnx, .xml for OpenVINO, or .pt2, which needs torch after all.
         threads: CPU threads, 0 for as many as the library takes.
+        precision: of OpenVINO, "f32" or "bf16", which is faster on processors that have it.
 
     Attributes:
         metadata: what the model says of itself: class_names, threshold, min_size, max_size, divisor and more.
@@ -35,12 +38,13 @@ class OnnxDetector:
         ValueError: the file is no model that `tools/export.py` wrote.
     """
 
-    def __init__(self, path: str | Path, threads: int = 0):
+    def __init__(self, path: str | Path, threads: int = 0, precision: str = "f32"):
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no model {path}")
         try:
-            run, texts = (_open_openvino if self.path.suffix == ".xml" else _open_onnx)(self.path, threads)
+            open_model = {".xml": _open_openvino, ".pt2": _open_pt2}.get(self.path.suffix, _open_onnx)
+            run, texts = open_model(self.path, threads, precision)
         except ImportError:
             raise
         except Exception as error:  # the libraries raise errors of classes of their own
@@ -100,6 +104,15 @@ class OnnxDetector:
         return int(new[0] + 0.5), int(new[1] + 0.5)
 
 
+def to_coco(detections: list[Detection], image_id: int | str = 0) -> list[dict]:
+    """COCO results, a dict for each object: image_id, category_id (the class), bbox (absolute xywh) and score."""
+    corners = [(d, *d.box) for d in detections]
+    return [
+        {"image_id": image_id, "category_id": d.class_id, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": d.score}
+        for d, x0, y0, x1, y1 in corners
+    ]
+
+
 def _open_picture(picture) -> Image.Image:
     if isinstance(picture, (str, Path)):
         try:
@@ -115,7 +128,7 @@ def _open_picture(picture) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _open_onnx(path: Path, threads: int):
+def _open_onnx(path: Path, threads: int, precision: str):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -128,12 +141,12 @@ def _open_onnx(path: Path, threads: int):
     return run, session.get_modelmeta().custom_metadata_map
 
 
-def _open_openvino(path: Path, threads: int):
+def _open_openvino(path: Path, threads: int, precision: str):
     import openvino
 
     core = openvino.Core()
     model = core.read_model(path)
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
     compiled = core.compile_model(model, "CPU", settings)
 
     def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
@@ -142,3 +155,18 @@ def _open_openvino(path: Path, threads: int):
 
     texts = model.get_rt_info(["sparsercnn"]).value if model.has_rt_info(["sparsercnn"]) else {}
     return run, {key: value.astype(str) for key, value in texts.items()}
+
+
+def _open_pt2(path: Path, threads: int, precision: str):
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    texts = dict.fromkeys(METADATA, "")
+    module = torch.export.load(path, extra_files=texts).module()
+
+    def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [t.numpy() for t in module(torch.from_numpy(images), torch.from_numpy(sizes))]
+
+    return run, {key: text.decode() if isinstance(text, bytes) else text for key, text in texts.items() if text}

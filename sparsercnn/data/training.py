@@ -2,10 +2,6 @@
 
 import itertools
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -15,12 +11,13 @@ from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from ..errors import InputError, check_choice
 from ..randomness import Purpose, random_numbers
 from . import order
 from .coco_dataset import CocoDataset, is_large, open_for_training
+from .sheltered_loader import ShelteredLoader
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 BAD_IMAGES = ("stop", "skip")
@@ -150,13 +147,12 @@ class TrainingBatches:
         self.start = 0
 
     def __iter__(self) -> Iterator[list[dict]]:
-        loader: DataLoader = DataLoader(
+        loader = ShelteredLoader(
             Samples(self.dataset, self.mapper, self.seed, self.skip_bad_images),
             batch_sampler=self.plan(),
             num_workers=self.num_workers,
             collate_fn=list,
             pin_memory=self.pin_memory,
-            worker_init_fn=leave_signals_to_parent,
             # It would draw a seed for its workers, which they do not use, from the global generator.
             generator=torch.Generator(),
         )
@@ -205,25 +201,6 @@ class Samples(Dataset):
                 continue
             return {**sample, REPLACED: replaced} if replaced else sample
         raise InputError(f"{len(replaced)} images in a row cannot be read; the first: {replaced[0][1]}")
-
-
-def leave_signals_to_parent(worker: int) -> None:
-    """Make a loading process ignore the signals that ask a training to stop, which may come to all its processes.
-
-    The training process needs it to finish the iteration. It obeys SIGTERM from that process alone.
-    """
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_parent_asks, daemon=True).start()
-
-
-def _end_when_parent_asks() -> None:
-    parent = multiprocessing.parent_process()
-    while parent and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
-        pass
-    os._exit(0)
 
 
 class ReplacedImages:

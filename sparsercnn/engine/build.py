@@ -14,6 +14,7 @@ from torch import nn
 from ..architectures import package_errors
 from ..config import AMP_PRECISIONS, PRECISIONS
 from ..errors import InputError, check_choice
+from ..evaluation.proposal_count import with_proposals
 from ..modeling.detector import SparseRCNN
 from ..modeling.inference import InferenceModel
 from ..modeling.roi_routing import LevelRouting
@@ -72,12 +73,14 @@ def amp_precision(cfg: CfgNode) -> torch.dtype | None:
 
 
 def build_inference_model(cfg: CfgNode, model: nn.Module) -> InferenceModel:
-    """A copy of `model` for inference as `TEST.PREPARE`, `PRECISION` and `COMPILE` say.
+    """A copy of `model` for inference as `TEST.PREPARE`, `PRECISION`, `COMPILE` and `NUM_PROPOSALS` say.
 
     Raises:
-        InputError: `TEST.PRECISION` is unknown.
+        InputError: `TEST.PRECISION` is unknown, or the model cannot have so many proposals.
     """
     check_choice("TEST.PRECISION", cfg.TEST.PRECISION, PRECISIONS)
+    if cfg.TEST.NUM_PROPOSALS:
+        model = with_proposals(model, cfg.TEST.NUM_PROPOSALS)
     dtype = PRECISIONS[cfg.TEST.PRECISION]
     if cfg.TEST.PREPARE:
         from ..fast.inference import prepare_for_inference

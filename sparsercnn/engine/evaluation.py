@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator, print_csv_format
 from detectron2.utils import comm
@@ -23,6 +24,7 @@ from ..evaluation.metrics_file import write_metrics
 from ..evaluation.proposals import COCOAndProposalEvaluator
 from ..evaluation.stages import with_stages
 from ..evaluation.test_time_augmentation import SparseRCNNWithTTA
+from ..evaluation.tiles import TiledModel
 from ..evaluation.unfinished import UnfinishedEvaluation
 from .build import build_inference_model
 
@@ -32,6 +34,10 @@ class EvaluatingTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        if cfg.TEST.TILE_SIZE:
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.INPUT.MIN_SIZE_TEST = 0  # the tiles of a picture are resized, not the picture
         mapper = SparseRCNNDatasetMapper(cfg, is_train=False)
         if is_large(dataset_name) and not cfg.MODEL.LOAD_PROPOSALS:
             dataset = open_coco_dataset(dataset_name, cfg.OUTPUT_DIR)
@@ -105,6 +111,9 @@ class EvaluatingTrainer(DefaultTrainer):
         """
         if evaluators is not None:
             return super().test(cfg, model, evaluators)
+        if cfg.TEST.TILE_SIZE:
+            resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+            model = TiledModel(model, cfg.TEST.TILE_SIZE, cfg.TEST.TILE_OVERLAP, resize)
         results: OrderedDict = OrderedDict()
         for name in cfg.DATASETS.TEST:
             path = os.path.join(cfg.OUTPUT_DIR, folder, name)

@@ -103,18 +103,30 @@ class MetricsFile(EventWriter):
 class WriteEvents(PeriodicWriter):
     """detectron2's hook that writes every 20 iterations, and continues a `MetricsFile` where the checkpoint was saved.
 
+    It also writes after each evaluation. The results would else be written by a training that is asked to stop, but
+    replaced by those of the next evaluation in one that goes on.
+
     Args:
         writers: what to write with. They are closed after training.
+        eval_period: iterations from one evaluation to the next, 0 for none.
     """
 
-    def __init__(self, writers: list[EventWriter]):
+    def __init__(self, writers: list[EventWriter], eval_period: int):
         super().__init__(writers, period=20)
+        self.eval_period = eval_period
 
     def before_train(self) -> None:
         for writer in self._writers:
             if isinstance(writer, MetricsFile):
                 # The line of the checkpoint's own iteration is written again.
                 writer.start_from(self.trainer.start_iter - 1)
+
+    def after_step(self) -> None:
+        if self.eval_period and (self.trainer.iter + 1) % self.eval_period == 0:
+            for writer in self._writers:
+                writer.write()
+        else:
+            super().after_step()
 
 
 def _iteration_of(line: str) -> int:

@@ -1,11 +1,13 @@
-"""Hooks that save: periodically, when a signal asks to stop, and the best so far."""
+"""Hooks that save: periodically, when a signal asks to stop, the threshold for drawing, and the best so far."""
 
 import logging
 import math
+from pathlib import Path
 
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.utils import comm
 
+from ..evaluation.results import RESULTS, best_f1_threshold, read_results
 from .interrupt import Stopped, StopSignals
 from .not_finite import all_finite, training_state
 
@@ -77,6 +79,51 @@ class SaveCheckpoints(HookBase):
         iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
         if iteration > self.saved:
             self.save(f"model_{iteration:07d}")
+
+
+class SaveThreshold(HookBase):
+    """Enters the score over which to show detections in checkpoints that are saved after an evaluation.
+
+    That is the one with the best F1 on the evaluated data set. `model_final` is saved anew with it. It is registered
+    after the evaluation and before `SaveBest`. For the main process.
+
+    Args:
+        period: iterations from one evaluation to the next, 0 for one after training only.
+        dataset: registered name of the data set that is evaluated.
+        folder: where the evaluation of this data set writes its files.
+        checkpoints: saves.
+    """
+
+    trainer: DefaultTrainer
+
+    def __init__(self, period: int, dataset: str, folder: Path, checkpoints: SaveCheckpoints):
+        self.period = period
+        self.dataset = dataset
+        self.folder = folder
+        self.checkpoints = checkpoints
+
+    def before_step(self) -> None:
+        # What was the best for these weights need not be for those after the step.
+        self._enter(None)
+
+    def after_step(self) -> None:
+        following = self.trainer.iter + 1
+        if self.period and following % self.period == 0 and following != self.trainer.max_iter:
+            self._choose()
+
+    def after_train(self) -> None:
+        if self.trainer.iter == self.trainer.max_iter:
+            self._choose()
+            self.checkpoints.save("model_final")
+
+    def _choose(self) -> None:
+        if (self.folder / RESULTS).is_file():  # models that only propose regions leave none
+            threshold = best_f1_threshold(read_results(self.dataset, self.folder))
+            logging.getLogger(__name__).info(f"{self.dataset}: F1 is best with detections over {threshold:.3f}")
+            self._enter(threshold)
+
+    def _enter(self, threshold: float | None) -> None:
+        self.trainer.checkpointer.metadata["score_threshold"] = threshold
 
 
 class SaveBest(HookBase):

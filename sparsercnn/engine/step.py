@@ -18,7 +18,7 @@ from ..architectures import loss_normalizer
 from ..data.training import ReplacedImages, take_replaced
 from ..errors import InputError
 from ..randomness import Purpose, seed_generators
-from .agreement import first_error, numbers_of_all
+from .distributed.agreement import first_error, numbers_of_all
 from .interrupt import StopSignals
 from .not_finite import GradientNotFiniteError, NotFiniteError
 

@@ -1,10 +1,12 @@
 """`Trainer`: detectron2's default trainer with the parts that Sparse R-CNN replaces."""
 
 import errno
+import gc
 import logging
 import os
 import weakref
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -22,10 +24,11 @@ from ..data import SparseRCNNDatasetMapper
 from ..data.training import TrainingBatches, build_training_batches
 from ..errors import InputError
 from ..randomness import Purpose, seed_generators
-from .agreement import share_buffers
 from .build import amp_precision, build_model, prepare_for_training
-from .checkpoint import SparseRCNNCheckpointer
-from .checkpoint_metadata import run_metadata
+from .checkpoints.checkpointer import SparseRCNNCheckpointer
+from .checkpoints.metadata import run_metadata
+from .checkpoints.optimizer_state import fit_groups
+from .distributed.agreement import share_buffers
 from .ema import CHECKPOINT_KEY, ExponentialMovingAverage
 from .evaluation import EvaluatingTrainer
 from .events import MetricsFile, RunEvents, WriteEvents
@@ -34,12 +37,13 @@ from .interrupt import Stopped, StopSignals
 from .level_report import report_levels
 from .not_finite import NotFiniteError
 from .optimizer import build_optimizer
-from .optimizer_state import fit_groups
 from .precise_bn import PreciseBatchNorm
+from .prediction_pictures import draw_predictions
 from .progress import ProgressLine
-from .saving import SaveBest, SaveCheckpoints
+from .saving import SaveBest, SaveCheckpoints, SaveThreshold
 from .schedule import build_lr_scheduler
 from .step import TrainStep, UnusableImageError
+from .trackers import build_trackers
 
 # What detectron2 logs a failed training to.
 TRAIN_LOOP_LOGGER = "detectron2.engine.train_loop"
@@ -119,11 +123,17 @@ class Trainer(EvaluatingTrainer):
         self.evaluated = averaging.average.module if averaging else self.model
         self.checkpoints = SaveCheckpoints(cfg.SOLVER.CHECKPOINT_PERIOD, self.signals)
         after_checkpoints: list[HookBase] = [hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)]
+        if cfg.DATASETS.TEST and comm.is_main_process():
+            dataset = cfg.DATASETS.TEST[0]
+            folder = Path(cfg.OUTPUT_DIR) / "inference" / dataset
+            after_checkpoints.append(SaveThreshold(cfg.TEST.EVAL_PERIOD, dataset, folder, self.checkpoints))
         if cfg.TEST.EVAL_PERIOD and cfg.DATASETS.TEST:
             metric = "bbox/AP" if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/bbox/AP"
             after_checkpoints.append(SaveBest(cfg.TEST.EVAL_PERIOD, metric, self.checkpoints))
         if comm.is_main_process():
-            after_checkpoints.append(WriteEvents(self.build_writers()))
+            if cfg.TEST.PICTURES and cfg.DATASETS.TEST:
+                after_checkpoints.append(draw_predictions(cfg, getattr(self.evaluated, "module", self.evaluated)))
+            after_checkpoints.append(WriteEvents(self.build_writers(), cfg.TEST.EVAL_PERIOD))
         self._after_checkpoints = after_checkpoints
         changing = [hooks.IterationTimer(), averaging, hooks.LRScheduler(), precise_bn]
         return [*changing, self.checkpoints, *after_checkpoints]
@@ -240,6 +250,8 @@ class Trainer(EvaluatingTrainer):
         except Stopped:
             self.checkpoints.save_unless_saved()
             raise
+        # The copy that was evaluated refers to itself: it would stay in memory until Python looks for such things.
+        gc.collect()
         return self._last_eval_results
 
     def state_dict(self) -> dict:
@@ -297,4 +309,4 @@ class Trainer(EvaluatingTrainer):
         folder = self.cfg.OUTPUT_DIR
         os.makedirs(folder, exist_ok=True)
         metrics = MetricsFile(os.path.join(folder, "metrics.json"))
-        return [ProgressLine(self.max_iter), metrics, TensorboardXWriter(folder)]
+        return [ProgressLine(self.max_iter), metrics, TensorboardXWriter(folder), *build_trackers(self.cfg)]

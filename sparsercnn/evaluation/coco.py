@@ -22,6 +22,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ..errors import InputError
 from ..files import write_whole
+from .results import RESULTS
 
 
 @dataclass
@@ -117,7 +118,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         results = list(itertools.chain(*(image["instances"] for image in by_image)))
         self._to_category_ids(results)
         if self._output_dir:
-            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            path = os.path.join(self._output_dir, RESULTS)
             self._logger.info(f"Saving results to {path}")
             write_whole(path, lambda file: file.write(json.dumps(results).encode()))
         return results

@@ -8,6 +8,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..data.sheltered_loader import ShelteredLoader
 from ..processes import report_progress, reporting_progress, wait_for_all
 from .outputs import ImageOutput, pack, unpack
 from .unfinished import UnfinishedEvaluation
@@ -40,9 +41,8 @@ def evaluate(
         logger.info(f"{len(done)} of {size} images were evaluated before an interruption; going on with the others")
         missing = [i for i in range(size) if i not in done]
         positions = missing[comm.get_rank() :: comm.get_world_size()]
-        loader = _part(loader, positions)
     collector = _Collector(positions, unfinished)
-    inference_on_dataset(model, loader, collector)
+    inference_on_dataset(model, _part(loader, positions), collector)
     wait_for_all()
     gathered = comm.gather(pack(before + collector.outputs))
     evaluator.reset()
@@ -74,10 +74,10 @@ class _Collector(DatasetEvaluator):
 
 
 def _part(loader: DataLoader, positions: Sequence[int]) -> DataLoader:
-    """A loader like this one, of other images."""
-    return DataLoader(
+    """A loader like this one, of these images."""
+    return ShelteredLoader(
         loader.dataset,
-        loader.batch_size,
+        batch_size=loader.batch_size,
         sampler=positions,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,

@@ -45,12 +45,14 @@ def match_objects(detections: Instances, objects: Instances, crowds: Instances |
     overlaps[detections.pred_classes[:, None] != objects.gt_classes[None]] = 0
     is_right, is_duplicate = (torch.zeros(len(detections), dtype=torch.bool) for _ in range(2))
     is_found = torch.zeros(len(objects), dtype=torch.bool)
-    for i in detections.scores.argsort(descending=True, stable=True).tolist() if len(objects) else ():
+    order = detections.scores.argsort(descending=True, stable=True)
+    on_object = (overlaps >= IOU_OF_A_FIND).any(1)
+    for i in order[on_object[order]].tolist():
         best, j = overlaps[i].masked_fill(is_found, 0).max(0)
         if best >= IOU_OF_A_FIND:
             is_right[i] = is_found[j] = True
         else:
-            is_duplicate[i] = overlaps[i].max() >= IOU_OF_A_FIND
+            is_duplicate[i] = True
     return Matches(is_right, is_duplicate, _in_crowd(detections, crowds) & ~is_right, is_found)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
+from ..architectures import package_errors
 from ..errors import InputError
 from .graph import DetectionGraph
 
@@ -24,6 +26,7 @@ VERIFIED_SIZES = (((224, 320),), ((333, 200), (160, 310)), ((97, 131), (64, 64),
 # Scores of a cascade agree to about 1e-6 and boxes to some hundredths of a pixel.
 SCORE_TOLERANCE = 1e-4
 BOX_TOLERANCE = 0.1  # pixels
+IOU_TOLERANCE = 1e-3
 
 # More images than this are no batch, more multiples of the divisor no picture.
 MAX_BATCH, MAX_MULTIPLE = 1024, 2048
@@ -35,7 +38,7 @@ def program(graph: DetectionGraph) -> torch.export.ExportedProgram:
     height, width = (torch.export.Dim(name, min=1, max=MAX_MULTIPLE) for name in ("rows", "columns"))
     images, sizes = next(example_batches(graph.divisor, (((96, 130), (70, 160), (128, 99)),)))
     shapes = {0: batch, 1: graph.divisor * height, 2: graph.divisor * width}
-    with torch.no_grad():
+    with torch.no_grad(), package_errors():
         return torch.export.export(graph, (images, sizes), dynamic_shapes=(shapes, {0: batch}), strict=False)
 
 
@@ -71,34 +74,52 @@ def export_onnx(graph: DetectionGraph, path: Path, metadata: dict[str, str]) -> 
         for images, sizes in example_batches(graph.divisor, VERIFIED_SIZES):
             found = session.run(list(OUTPUTS), dict(zip(INPUTS, (images.numpy(), sizes.numpy()), strict=True)))
             with torch.no_grad():
-                compare([t.numpy() for t in graph(images, sizes)], found, "onnxruntime")
+                compare([t.numpy() for t in graph(images, sizes)], found, "onnxruntime", graph.nms_threshold)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def compare(expected: list[np.ndarray], found: list[np.ndarray], where: str) -> None:
+def compare(
+    expected: list[np.ndarray], found: list[np.ndarray], where: str, nms_threshold: float | None = None
+) -> None:
     """Compare detections with those of PyTorch.
 
     Args:
-        expected, found: boxes (B, N, 4), scores (B, N), classes (B, N).
+        expected, found: boxes (B, N, 4), scores (B, N), best first, and classes (B, N).
         where: they were found, for the message.
+        nms_threshold: the IoU above which a better detection of its class suppressed another, if one did: which of two
+            with as good as equal scores suppresses the other, and so what stays, may differ.
 
     Raises:
         InputError: they differ by more than rounding explains. Detections whose scores are as good as equal may come
             in another order.
     """
     scores = np.abs(expected[1] - found[1]).max()
-    if not scores <= SCORE_TOLERANCE:
+    if nms_threshold is None and not scores <= SCORE_TOLERANCE:
         raise InputError(f"the export was given up: scores in {where} differ by {scores:.1e} from PyTorch's")
-    for boxes, other, values, classes, other_classes in zip(
-        expected[0], found[0], expected[1], expected[2], found[2], strict=True
-    ):
-        distance = np.abs(boxes[:, None] - other).max(-1)
-        same = (classes[:, None] == other_classes) & (np.abs(values[:, None] - values) <= SCORE_TOLERANCE)
-        nearest = np.where(same, distance, np.inf).min(1)
-        if not nearest.max() <= BOX_TOLERANCE:
-            raise InputError(f"the export was given up: boxes in {where} differ by {nearest.max():.2g} pixels")
+    for one, other in zip(zip(*expected, strict=True), zip(*found, strict=True), strict=True):
+        distance = _nearest(one, other)
+        if nms_threshold is None and not distance.max() <= BOX_TOLERANCE:
+            raise InputError(f"the export was given up: boxes in {where} differ by {distance.max():.2g} pixels")
+        for ours, theirs in ((one, other), (other, one)):
+            missing = _nearest(ours, theirs) > BOX_TOLERANCE
+            if nms_threshold is not None and not (_may_lack(ours, theirs, nms_threshold) | ~missing).all():
+                raise InputError(f"the export was given up: detections in {where} are not those of PyTorch")
+
+
+def _nearest(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> np.ndarray:
+    """For each detection of one picture the distance in pixels to the nearest of the same class and score."""
+    distance = np.abs(one[0][:, None] - other[0]).max(-1)
+    same = (one[2][:, None] == other[2]) & (np.abs(one[1][:, None] - other[1]) <= SCORE_TOLERANCE)
+    return np.where(same, distance, np.inf).min(1)
+
+
+def _may_lack(one: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...], nms_threshold: float) -> np.ndarray:
+    """Which detections of one picture another run may lack: suppressed by what it has, or worse than all of that."""
+    overlaps = box_iou(torch.from_numpy(one[0]), torch.from_numpy(other[0])).numpy()
+    better = (one[2][:, None] == other[2]) & (other[1] >= one[1][:, None] - SCORE_TOLERANCE)
+    return (better & (overlaps > nms_threshold - IOU_TOLERANCE)).any(1) | (one[1] <= other[1].min() + SCORE_TOLERANCE)
 
 
 def example_batches(divisor: int, batches: tuple[tuple[tuple[int, int], ...], ...]) -> Iterator[tuple[Tensor, Tensor]]:

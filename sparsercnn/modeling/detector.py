@@ -21,6 +21,7 @@ from .boxes import image_whwh
 from .criterion import SetCriterion
 from .denoising import Denoising, NoisedObjects
 from .dense_queries import DensePredictions, DenseQueries
+from .distinct import sink_repeats
 from .finite import report_broken, take_out_broken
 from .head import DynamicHead
 from .initial_boxes import INITIAL_BOXES, whole_image
@@ -59,6 +60,8 @@ class SparseRCNN(nn.Module):
         initial_boxes: (N, 4) cxcywh in [0, 1] where learned boxes start, the whole image by default.
         dense_queries: makes the proposals of each image; there are no learned boxes and features then.
         denoising: makes noised copies of objects, which are refined beside the proposals in training.
+        distinct_overlap: largest IoU of two detections of a class that both keep their scores, see `sink_repeats`; 1
+            for no such limit.
     """
 
     config_defaults: ClassVar = SPARSERCNN_DEFAULTS
@@ -83,6 +86,7 @@ class SparseRCNN(nn.Module):
         initial_boxes: Tensor | None = None,
         dense_queries: DenseQueries | None = None,
         denoising: Denoising | None = None,
+        distinct_overlap: float = 1.0,
     ):
         super().__init__()
         self.backbone = backbone
@@ -93,6 +97,7 @@ class SparseRCNN(nn.Module):
         self.use_focal = use_focal
         self.dense_queries = dense_queries
         self.denoising = denoising
+        self.distinct_overlap = distinct_overlap
         if dense_queries is None:
             self.init_proposal_features = nn.Embedding(num_proposals, hidden_dim)
             self.init_proposal_boxes = nn.Embedding(num_proposals, 4)
@@ -133,6 +138,7 @@ class SparseRCNN(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "use_focal": node.USE_FOCAL,
+            "distinct_overlap": node.DISTINCT_OVERLAP,
             **_fast_learning(cfg, shapes),
         }
 
@@ -144,6 +150,11 @@ class SparseRCNN(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    @property
+    def size_divisibility(self) -> int:
+        """What the height and the width of a batch of images must be multiples of; 0 or 1 for nothing."""
+        return self.backbone.size_divisibility
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """Losses in training, detections otherwise.
@@ -169,6 +180,21 @@ class SparseRCNN(nn.Module):
         detections = [{"instances": detector_postprocess(r, *size)} for r, size in zip(results, sizes, strict=True)]
         report_broken(broken, last_boxes.shape[:2].numel())
         return detections
+
+    def detect(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Detections as tensors whose shapes do not depend on the data, which can be exported.
+
+        Args:
+            images: (B, 3, H, W), normalized, zero where an image is padded to multiples of `size_divisibility`.
+            sizes: (B, 2) height and width of each image without padding.
+
+        Returns:
+            Boxes (B, N, 4) absolute xyxy, scores (B, N), best first, and classes (B, N) int64.
+        """
+        features = self.backbone(images)
+        proposals = self.propose(features, ImageList(images, sizes))  # type: ignore[arg-type]
+        logits, boxes = self.refine(features, proposals)
+        return self.best(logits[-1], boxes[-1])
 
     def losses(self, features: dict[str, Tensor], proposals: Proposals, targets: list[Instances]) -> dict[str, Tensor]:
         """Weighted losses of all stages.
@@ -240,7 +266,7 @@ class SparseRCNN(nn.Module):
             for x in batched_inputs
         ]
         return ImageList.from_tensors(
-            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
+            images, self.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
 
     def propose(self, features: dict[str, Tensor], images: ImageList) -> Proposals:
@@ -289,7 +315,10 @@ class SparseRCNN(nn.Module):
             scores, classes = logits.softmax(-1)[..., :-1].max(-1)
             scores, proposals = scores.sort(descending=True)
             classes = classes.gather(1, proposals)
-        return boxes.gather(1, proposals[..., None].expand(-1, -1, 4)), scores, classes
+        boxes = boxes.gather(1, proposals[..., None].expand(-1, -1, 4))
+        if self.distinct_overlap < 1:
+            return sink_repeats(boxes, scores, classes, self.distinct_overlap)
+        return boxes, scores, classes
 
 
 def _fast_learning(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ STRIP_HEIGHT = 32  # pixels of a line of text above or below a picture
 TEXT_HEIGHT = 0.022
 MIN_TEXT_HEIGHT = 10.0  # pixels
 LABEL_HEIGHT = 1.35  # of a label with its margins, relative to the text
+TEXT_WHITENESS = 0.6  # of a label, mixed into the color of its box: some are hard to read on the dark ground of labels
 LETTER_WIDTH = 0.72  # about that of a letter, relative to the height of the text
 
 # matplotlib measures text in points, of which the Visualizer's pictures have 72 in 100 pixels.
@@ -49,7 +50,7 @@ def draw_boxes(
         picture: (H, W, 3) uint8 RGB.
         boxes: (N, 4) absolute xyxy.
         labels: a text for each box, "" for none. It goes to a corner of its box, off other labels if there is room.
-        colors: of each box and its label, RGB from 0 to 1.
+        colors: of each box, RGB from 0 to 1; its label has the same in light.
         line_styles: matplotlib's, of each box; solid lines if None.
 
     Returns:
@@ -71,7 +72,7 @@ def draw_boxes(
             visualizer.draw_text(
                 labels[i],
                 tuple(place[:2]),
-                color=tuple(colors[i]),
+                color=tuple((1 - TEXT_WHITENESS) * np.asarray(colors[i]) + TEXT_WHITENESS),
                 horizontal_alignment="left",
                 font_size=text_height * POINTS_PER_PIXEL,
             )

@@ -35,14 +35,14 @@ class PredictionDrawer:
         return self._with_legend(self._overlay(picture, confident))
 
     def draw_stages(self, picture: np.ndarray, stages: list[Instances]) -> np.ndarray:
-        """One panel for the learned proposals and each stage, with the proposals that are confident in the end.
+        """One panel for the proposals and each stage, with the proposals that are confident in the end.
 
         Args:
             picture: (H, W, 3) RGB.
             stages: as `predict_stages` returns them for this picture.
         """
         kept = stages[-1].scores > self.threshold
-        titles = ["learned proposals", *(f"stage {i}" for i in range(1, len(stages)))]
+        titles = ["proposals", *(f"stage {i}" for i in range(1, len(stages)))]
         titles[-1] += f": {int(kept.sum())} objects above {self.threshold:.0%}"
         final_classes = stages[-1].pred_classes[kept]
         panels = []

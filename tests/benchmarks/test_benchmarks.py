@@ -116,3 +116,14 @@ def test_rounds_are_at_least_one(capsys):
     with pytest.raises(SystemExit):
         harness.argument_parser("", repeats=3).parse_args(["--repeats", "0"])
     assert "'0' is not a number of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_other_runtimes_have_rows(tmp_path):
+    for library in ("onnxruntime", "onnxscript", "openvino", "nncf"):
+        pytest.importorskip(library)
+    path = tmp_path / "runtimes.json"
+    options = f"--runtimes --size 60 96 --precision fp32 --repeats 1 --json {path} {SMALL_MODEL}"
+    importlib.import_module("benchmarks.inference").main(options.split())
+    cases = [row["case"].partition(",")[0] for row in json.loads(path.read_text())]
+    assert cases == ["fp32 eager", "onnxruntime fp32", "OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8"]

@@ -42,6 +42,7 @@ def communicate(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_two_processes(tmp_path):
     mp.spawn(communicate, args=(str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))

@@ -167,6 +167,7 @@ def _sync_batch_norm_worker(rank: int, stats_mode: str, batches: list[torch.Tens
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_naive_sync_batch_norm_weighs_workers_by_batch_size(tmp_path):
     """Over batches of 3 and 0 images it does what batch norm does on all of them."""
     x = torch.randn(3, 3, 4, 5, generator=torch.Generator().manual_seed(0)) + 2

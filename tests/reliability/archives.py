@@ -8,7 +8,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import traceback
 from collections import Counter
@@ -19,6 +18,7 @@ from detectron2.checkpoint import DetectionCheckpointer  # noqa: F401  loaded be
 
 from sparsercnn.engine import SparseRCNNCheckpointer
 from sparsercnn.errors import InputError
+from tests.processes import forkserver
 
 from .hostile_archives import FILES, LEGACY_START, LEGACY_SYSTEM, write_pickle
 from .hostile_pickles import PICKLES
@@ -44,10 +44,12 @@ def run(count: int, seed: int, folder: Path) -> dict[str, int]:
         in a crash or a time-out), "executed" something, and took "over_1_gib" more memory than was in use.
     """
     paths = [str(path) for path in write_files(count, seed, folder)]
-    command = [sys.executable, "-m", "tests.reliability.archives", "--load", *paths]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    outcomes = folder / "outcomes"
+    process = forkserver().Process(target=_load_each, args=(paths, outcomes))
+    process.start()
+    process.join()
     counts: Counter[str] = Counter(files=count, refused_by_name=0, loaded=0, traces=0, executed=0, over_1_gib=0)
-    for path, line in zip(paths, finished.stdout.splitlines(), strict=True):
+    for path, line in zip(paths, outcomes.read_text().splitlines(), strict=True):
         outcome = json.loads(line)
         executed = outcome["executed"] or Path(path).with_suffix(".evidence").exists()
         counts.update({outcome["result"]: 1, "executed": executed, "over_1_gib": outcome["memory"] > MEMORY_LIMIT})
@@ -90,8 +92,9 @@ def _as_old_file(path: Path, pickled: bytes) -> None:
     path.write_bytes(LEGACY_START + LEGACY_SYSTEM + pickled)
 
 
-def _load_each(paths: list[str]) -> None:
-    """Load each file in a fork of this process and print its outcome as a line of JSON."""
+def _load_each(paths: list[str], outcomes: Path) -> None:
+    """Load each file in a fork of this process and write its outcome as a line of JSON."""
+    lines = []
     for path in paths:
         reader, writer = os.pipe()
         process = os.fork()
@@ -102,7 +105,8 @@ def _load_each(paths: list[str]) -> None:
         with os.fdopen(reader) as pipe:
             outcome = pipe.read()
         os.waitpid(process, 0)
-        print(outcome or json.dumps({"result": "traces", "executed": False, "memory": 0}), flush=True)
+        lines.append(outcome or json.dumps({"result": "traces", "executed": False, "memory": 0}))
+    outcomes.write_text("\n".join(lines))
 
 
 def _load(path: str) -> dict:
@@ -131,9 +135,6 @@ def _memory_in_use() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--load":
-        _load_each(sys.argv[2:])
-    else:
-        target = Path(sys.argv[1])
-        target.mkdir(parents=True, exist_ok=True)
-        print(run(int(sys.argv[2]) if sys.argv[2:] else len(PICKLES) + len(FILES), 0, target))
+    target = Path(sys.argv[1])
+    target.mkdir(parents=True, exist_ok=True)
+    print(run(int(sys.argv[2]) if sys.argv[2:] else len(PICKLES) + len(FILES), 0, target))

@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 
 from sparsercnn.data.shapes import SPLITS, annotation_file, prepare_shapes
-from sparsercnn.engine.checkpoint_metadata import METADATA
+from sparsercnn.engine.checkpoints.metadata import METADATA
 from sparsercnn.engine.events import MEASURED
 from sparsercnn.files import PARTIAL
+from tests.processes import forkserver
 
 ROOT = Path(__file__).parents[2]
 # Everything that has state or draws random numbers: batch norm, dropout, crops, momenta, accumulated batches, averaged
@@ -63,7 +64,7 @@ def run(count: int, seed: int, folder: Path) -> dict[str, int]:
     data = folder / "shapes"
     prepare_shapes(data, IMAGES, size=40)
     # The first process waits for the imports of the one that it is forked from.
-    warm_up = _context().Process(target=int)
+    warm_up = forkserver().Process(target=int)
     warm_up.start()
     warm_up.join()
     began = time.monotonic()
@@ -131,41 +132,34 @@ def _is_evaluating(output: Path) -> bool:
     return log.count("Start inference on") > log.count("in csv format")
 
 
-def start(
-    data: Path, output: Path, workers: int, *flags: str, options: Sequence[str] = (), environment: dict | None = None
-) -> BaseProcess:
-    """A process of its own that runs train_net.py.
+def arguments(data: Path, output: Path, workers: int, *flags: str, options: Sequence[str] = ()) -> list[str]:
+    """A command line of train_net.py.
 
     Args:
         data: folder of the generated shapes.
-        output: folder of the run; what it prints goes to OUTPUT.txt beside it.
+        output: folder of the run.
         workers: loading processes.
         flags: of train_net.py.
         options: config keys and values in turn, after those above.
-        environment: variables to add.
     """
     splits = [[f"kill_{split}", str(annotation_file(data, split)), str(data / split)] for split in SPLITS]
-    argv = ["--config-file", str(ROOT / "configs" / "quickstart.yaml"), *flags, *OPTIONS]
-    argv += [
-        "DATASETS.COCO_JSON",
-        repr(splits),
-        "DATALOADER.NUM_WORKERS",
-        str(workers),
-        "OUTPUT_DIR",
-        str(output),
-        *options,
-    ]
-    process = _context().Process(target=_train, args=(argv, f"{output}.txt", environment or {}))
+    ours = ["DATASETS.COCO_JSON", repr(splits), "DATALOADER.NUM_WORKERS", str(workers), "OUTPUT_DIR", str(output)]
+    return ["--config-file", str(ROOT / "configs" / "quickstart.yaml"), *flags, *OPTIONS, *ours, *options]
+
+
+def start(
+    data: Path, output: Path, workers: int, *flags: str, options: Sequence[str] = (), environment: dict | None = None
+) -> BaseProcess:
+    """A process of its own that runs train_net.py; what it prints goes to OUTPUT.txt beside its folder.
+
+    Args:
+        data, output, workers, flags, options: see `arguments`.
+        environment: variables to add.
+    """
+    argv = arguments(data, output, workers, *flags, options=options)
+    process = forkserver().Process(target=_train, args=(argv, f"{output}.txt", environment or {}))
     process.start()
     return process
-
-
-def _context() -> multiprocessing.context.BaseContext:
-    """Processes are forked from one that has imported train_net.py, which takes longer than these trainings."""
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_net", "necks", "torch.utils.tensorboard", "faster_coco_eval"])
-    return context
 
 
 def _train(argv: list[str], printed: str, environment: dict) -> None:

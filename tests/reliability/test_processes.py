@@ -12,8 +12,8 @@ from sparsercnn.data.shapes import prepare_shapes
 from .kills import IMAGES, SECONDS_WAITED, differing, start
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="each process would take a GPU")
-OPTIONS = ("SOLVER.MAX_ITER", "14", "TEST.EVAL_PERIOD", "0")
-FIRST_CHECKPOINT = "model_0000004.pth"
+OPTIONS = ("SOLVER.MAX_ITER", "14", "TEST.EVAL_PERIOD", "7")
+FIRST_CHECKPOINT, SECOND_CHECKPOINT = "model_0000004.pth", "model_0000009.pth"
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def start_two(data, output, **environment):
         port = free.getsockname()[1]
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [{**common, **environment, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    return [start(data, output, 0, options=OPTIONS, environment=rank) for rank in ranks]
+    return [start(data, output, 1, options=OPTIONS, environment=rank) for rank in ranks]
 
 
 def statuses(processes):
@@ -49,16 +49,22 @@ def last_iteration(output):
     return torch.load(output / (output / "last_checkpoint").read_text(), weights_only=True)["iteration"]
 
 
-def test_a_signal_to_one_stops_both_and_a_restart_continues_exactly(data, tmp_path):
+def test_one_is_killed_or_asked_to_stop_and_restarts_continue_exactly(data, tmp_path):
     assert statuses(start_two(data, tmp_path / "undisturbed")) == [0, 0]
-    stopped = tmp_path / "stopped"
-    processes = start_two(data, stopped)
-    wait_for(stopped / FIRST_CHECKPOINT)
+    output = tmp_path / "disturbed"
+    processes = start_two(data, output)
+    wait_for(output / FIRST_CHECKPOINT)
+    processes[0].kill()
+    assert statuses(processes) == [-signal.SIGKILL, 1]
+    assert "error: process 1 lost the connection to another process" in (tmp_path / "disturbed.txt").read_text()
+    processes = start_two(data, output, TORCHELASTIC_RESTART_COUNT="1")
+    wait_for(output / SECOND_CHECKPOINT)
     processes[1].terminate()
     assert statuses(processes) == [128 + signal.SIGTERM] * 2
-    assert 4 < last_iteration(stopped) < 13
-    assert statuses(start_two(data, stopped, TORCHELASTIC_RESTART_COUNT="1")) == [0, 0]
-    assert differing(tmp_path / "undisturbed", stopped) == []
+    assert 9 < last_iteration(output) < 13
+    assert statuses(start_two(data, output, TORCHELASTIC_RESTART_COUNT="2")) == [0, 0]
+    assert differing(tmp_path / "undisturbed", output) == []
+    assert "Traceback" not in (tmp_path / "disturbed.txt").read_text()
 
 
 def test_an_image_that_one_cannot_read_stops_both_with_a_checkpoint(data, tmp_path):

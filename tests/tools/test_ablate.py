@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsercnn.engine.run_folder import check_run_folder
 from tools import ablate
 
 from ..sparsercnn.golden import GOLDEN
@@ -71,6 +72,16 @@ def test_finished_runs_are_kept_and_those_of_other_settings_refused(tmp_path, tr
     assert run(tmp_path, "--seeds", "1") == 0 and len(trained) == before
     assert run(tmp_path, "--seeds", "1", "SOLVER.BASE_LR", "0.1") == 2
     assert "holds a run with other settings" in capsys.readouterr().err
+
+
+def test_a_training_that_was_killed_before_its_first_checkpoint_continues(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(ablate.subprocess, "call", lambda command, **_: calls.append(command) or 0)
+    cfg = ablate.variant_config(QUICKSTART, "together", 2, ["OUTPUT_DIR", str(tmp_path)])
+    (tmp_path / "metrics.json").write_text('{"iteration": 0}')
+    ablate.train(cfg)
+    (command,) = calls
+    check_run_folder(cfg, *(flag in command for flag in ("--resume", "--overwrite")))
 
 
 def test_a_failed_training_is_one_line(tmp_path, monkeypatch, capsys):

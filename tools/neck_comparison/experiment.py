@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from multiprocessing.pool import Pool
+from concurrent.futures import Executor
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -55,7 +55,7 @@ class Experiment:
         options: tuple[str, ...],
         seeds: int,
         output: Path,
-        pool: Pool,
+        pool: Executor,
         processes: int,
     ):
         self.name = config.stem

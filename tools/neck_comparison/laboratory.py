@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict
-from multiprocessing import get_context
-from multiprocessing.pool import Pool
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +43,34 @@ Job = tuple[Callable[..., Any], tuple]
 
 def start_worker() -> None:
     """Make a process one that does one training at a time, in one thread and without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
 
 
-def start_pool(processes: int) -> Pool:
-    """Processes for trainings side by side; leaving the context ends them."""
+@contextmanager
+def start_pool(processes: int) -> Iterator[Executor]:
+    """Processes for trainings side by side, in the context; what they have begun is given up when it ends early.
+
+    Raises:
+        InputError: one of them was killed.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"  # they inherit it, and the libraries read it when they are loaded
-    return get_context("spawn").Pool(processes, start_worker)
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), start_worker)
+    try:
+        yield pool
+    except BaseException as error:
+        for process in active_children():
+            process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise InputError(
+                "a process of the comparison was killed; where memory ran out, give fewer --processes. Continue with "
+                "the same command"
+            ) from error
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _call(job: Job) -> Any:
@@ -56,7 +78,7 @@ def _call(job: Job) -> Any:
     return function(*arguments)
 
 
-def in_parallel(pool: Pool, jobs: Sequence[Job], done: Callable[[int], object] = lambda number: None) -> list:
+def in_parallel(pool: Executor, jobs: Sequence[Job], done: Callable[[int], object] = lambda number: None) -> list:
     """Results of jobs, in their order.
 
     Args:
@@ -65,7 +87,7 @@ def in_parallel(pool: Pool, jobs: Sequence[Job], done: Callable[[int], object] =
         done: called with the number of each job that has ended, in their order.
     """
     results = []
-    for number, result in enumerate(pool.imap(_call, jobs)):
+    for number, result in enumerate(pool.map(_call, jobs)):
         results.append(result)
         done(number)
     return results
@@ -81,7 +103,7 @@ class Laboratory:
         processes: how many.
     """
 
-    def __init__(self, configs: Mapping[str, CfgNode], folder: Path, pool: Pool, processes: int):
+    def __init__(self, configs: Mapping[str, CfgNode], folder: Path, pool: Executor, processes: int):
         self.configs = dict(configs)
         self.folder = folder
         self.pool = pool
@@ -128,7 +150,7 @@ class Laboratory:
                     f"{self.folder} holds a comparison of other necks or settings: choose another --output"
                 )
             return {name: Cost(**cost) for name, cost in stored["costs"].items()}
-        costs: dict[str, Cost] = self.pool.apply(measure, (self.configs, self.features))
+        costs: dict[str, Cost] = self.pool.submit(measure, self.configs, self.features).result()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(file, {"settings": settings, "costs": {name: asdict(cost) for name, cost in costs.items()}})
         return costs

@@ -55,9 +55,11 @@ WITHOUT_FAST = """
 import sys
 sys.modules["sparsercnn.fast"] = None  # as if the folder were not there
 
+import torch
 from tests.sparsercnn.models import image, small_config, training_batch
 from sparsercnn.engine.build import build_inference_model, build_model, prepare_for_training
 
+torch.manual_seed(0)
 cfg = small_config()
 cfg.SOLVER.FAST = cfg.TEST.PREPARE = False
 model = build_model(cfg).train()

@@ -1,10 +1,11 @@
 """Logged values are carried over an interruption, and each iteration stands in metrics.json once."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from sparsercnn.engine.events import KEPT, WINDOW, MetricsFile, RunEvents
+from sparsercnn.engine.events import KEPT, WINDOW, MetricsFile, RunEvents, WriteEvents
 from sparsercnn.errors import InputError
 
 EVALUATED = 25
@@ -57,6 +58,18 @@ def test_what_continues_writes_what_would_have_been_written(tmp_path, stop):
     storage.load_state_dict(json.loads(json.dumps(saved)))
     log(torn, range(stop, 60), storage)
     assert lines(torn) == lines(whole)
+
+
+def test_every_evaluation_is_written(tmp_path):
+    path = tmp_path / "metrics.json"
+    writing = WriteEvents([MetricsFile(path)], eval_period=7)
+    writing.trainer = SimpleNamespace(start_iter=0, max_iter=30)
+    writing.before_train()
+    with RunEvents() as storage:
+        for writing.trainer.iter in range(30):
+            put(storage, writing.trainer.iter)
+            writing.after_step()
+    assert [line["iteration"] for line in lines(path)] == [6, 13, 19, 20, EVALUATED, 27, 29]
 
 
 def test_measured_times_are_not_carried_over():

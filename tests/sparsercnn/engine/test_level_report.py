@@ -97,7 +97,8 @@ def test_shares_and_what_learns_nothing(caplog):
     (line,), (warning,) = said(caplog, config("MODEL.NECK.NAME", "SSD"), dataset)
     assert line == "Levels that 16 annotated boxes read at the training size: p2 94 %, p3 6.2 %, p4 0 %, p5 0 %."
     assert "nothing reads p5" in warning and "res5 of the bottom-up network gets no gradient" in warning
-    assert "54 % of the neck's parameters" in warning  # 512 of 64 + 128 + 256 + 512 channels, and a bias each
+    # The 1×1 convolution of 512 of 64 + 128 + 256 + 512 channels, and a bias each.
+    assert f"{100 * (512 * 16 + 16) / (960 * 16 + 64):.0f} % of the neck's parameters" in warning
 
 
 def test_fusion_takes_gradients_to_what_is_not_read(caplog):

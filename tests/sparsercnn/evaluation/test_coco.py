@@ -186,6 +186,7 @@ def _evaluate_share(path, outputs, results_file):
         torch.save(results, results_file)
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_collects_from_all_processes(dataset, tmp_path):
     outputs = predict(dataset())
     arguments = (str(tmp_path / "truth.json"), outputs, str(tmp_path / "results.pth"))

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import nn
 
-from sparsercnn.engine.launch import launch
+from sparsercnn.engine.distributed.launch import launch
 from sparsercnn.evaluation import unfinished
 from sparsercnn.evaluation.coco import FastCOCOEvaluator
 from sparsercnn.evaluation.inference import evaluate
@@ -154,6 +154,7 @@ def run_by_all(folder):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="each process gets a GPU where there are any")
+@pytest.mark.usefixtures("quick_processes")
 def test_two_processes_give_the_results_of_one(folder):
     make_dataset(folder / "small", 1)
     expected = {output: run(folder / data, folder / "one", Detector()) for data, output in PASSES}

@@ -21,7 +21,8 @@ def test_results_are_those_of_the_stage():
     shorter = with_stages(model, 1)
     (first, *_), (both, *_) = predict_stages(shorter, inputs), predict_stages(model, inputs)
     assert len(first) == 2 and len(both) == 3
-    assert torch.equal(first[1].scores, both[1].scores)
+    # A sigmoid of one stage or of two at once: the last bit depends on the place in a vector register.
+    assert_close(first[1].scores, both[1].scores, rtol=2e-7, atol=0)
     assert torch.equal(first[1].pred_boxes.tensor, both[1].pred_boxes.tensor)
     assert list(model.state_dict()) == names and len(model.head.head_series) == 2
     prepared = prepare_for_inference(shorter)(inputs)[0]["instances"]

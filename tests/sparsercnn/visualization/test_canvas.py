@@ -39,6 +39,13 @@ def test_labels_of_boxes_at_one_place_do_not_cover_each_other():
     assert not any(_overlap(a, b) for i, a in enumerate(taken) for b in taken[:i])
 
 
+def test_a_label_can_be_read_whatever_the_color_of_its_box():
+    for color in ([0.0, 0.0, 0.3], [0.5, 0.0, 0.0], [1.0, 1.0, 1.0]):
+        drawn = draw_boxes(GRAY, BOX, ["WWWW"], [np.array(color)])
+        label = drawn[82:98, 102:140].astype(int)
+        assert label.min() < 60 and label.min(-1).max() > 140
+
+
 def test_labels_stay_inside_the_picture():
     size = np.array([80.0, 15.0])
     for box in ([0, 0, 5, 5], [495, 395, 500, 400], [-50, -50, 600, 600]):
