@@ -187,6 +187,20 @@ def test_classes_in_another_order(patient):
     assert_named(patient(change=lambda content: None, val=other_order), "class ids", "the categories of")
 
 
+def test_a_data_set_that_is_not_registered(patient):
+    cfg = patient()
+    cfg.DATASETS.TRAIN = ("shapes_trian",)
+    (finding,) = data_findings(cfg, [])
+    assert "shapes_trian is not registered; did you mean shapes_train?" in finding.problem
+
+
+def test_a_shipped_data_set_that_is_not_here_is_no_finding(patient):
+    cfg = patient()
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("crowdhuman_train", "coco_2017_train")
+    absent = []
+    assert data_findings(cfg, absent) == [] and absent == ["crowdhuman_train", "coco_2017_train"]
+
+
 def test_testing_on_what_is_trained_on(patient):
     cfg = patient()
     cfg.DATASETS.TEST = cfg.DATASETS.TRAIN
