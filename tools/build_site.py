@@ -127,20 +127,28 @@ def with_links_of_site(path: str, pages: dict[str, str], docs: Path) -> str:
         file = os.path.normpath(os.path.join(os.path.dirname(path), target))
         if (ROOT / file / "README.md").is_file():
             file = f"{file}/README.md"
-        if not (ROOT / file).is_file():
-            raise InputError(f"{path} links to {match[2]}, which is no file")
+        if not (ROOT / file).exists():
+            raise InputError(f"{path} links to {match[2]}, which is not there")
         if file in pages:
             return f"{match[1]}{page_name(file)}{'#' if part else ''}{part}{match[3]}"
-        copy = docs / "files" / file
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / file, copy)
-        if copy.suffix == ".md":  # the generator would make a page of it
-            copy = copy.rename(copy.with_suffix(".txt"))
-        return f"{match[1]}{copy.relative_to(docs).as_posix()}{match[3]}"
+        return f"{match[1]}{copy(file, docs).relative_to(docs).as_posix()}{match[3]}"
 
     # What looks like a link in a block of code is none.
     parts = re.split(r"(```.*?```)", (ROOT / path).read_text(), flags=re.DOTALL)
     return "".join(part if i % 2 else LINK.sub(replace, part) for i, part in enumerate(parts))
+
+
+def copy(file: str, docs: Path) -> Path:
+    """Copy what a page links to into the site, of a folder the list of its files; returns where it is then."""
+    source, target = ROOT / file, docs / "files" / file
+    if source.is_dir() or source.suffix == ".md":  # of Markdown, the generator would make a page
+        target = target.with_name(f"{target.name}.txt")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        target.write_text("\n".join(sorted(path.name for path in source.iterdir())))
+    else:
+        shutil.copy(source, target)
+    return target
 
 
 def write_reference(docs: Path) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Training and evaluation on data that a user names: a registered data set, or a folder in whatever format it has."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def _write_test_data(cfg: CfgNode, class_names: Sequence[str], source: Path, fol
     if unknown:
         raise InputError(f"{source} has objects of class {', '.join(unknown)}; the detector knows {list(class_names)}")
     images = [LabeledImage(image.path, picture_size(image.path), image.boxes) for image in images]
-    root = Path(*source.absolute().parts[:1])
+    root = Path(os.path.commonpath([image.path.absolute().parent for image in images]))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "test.json", to_coco(images, class_names, root))
     return _register(cfg, folder, TEST, folder / "test.json", root)

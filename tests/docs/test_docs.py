@@ -87,7 +87,7 @@ def test_the_api_of_the_readme_runs_as_it_is_printed(trained, tmp_path, monkeypa
 def test_a_link_that_leads_nowhere_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(build_site, "ROOT", tmp_path)
     (tmp_path / "README.md").write_text("[a](b.md)\n```\n[no](link)\n```\n")
-    with pytest.raises(build_site.InputError, match=r"README\.md links to b\.md, which is no file"):
+    with pytest.raises(build_site.InputError, match=r"README\.md links to b\.md, which is not there"):
         build_site.with_links_of_site("README.md", {}, tmp_path)
 
 
