@@ -23,7 +23,7 @@ IMAGES = {"train": 100, "val": 10}
 # Parts of the training: the first is the warm-up, the second is compared with the last. Each has as many evaluations,
 # checkpoints and passes over the data as the others.
 PARTS = 4
-SECONDS_BETWEEN_SAMPLES = 0.2
+SECONDS_BETWEEN_SAMPLES = 0.5
 SECONDS_WAITED = 3600
 
 
