@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -70,7 +71,9 @@ def overfit(cfg: CfgNode, model: nn.Module, records: Sequence[dict], seconds: fl
     batch = [SparseRCNNDatasetMapper(cfg, is_train=True)(record) for record in records]
     optimizer = build_optimizer(cfg, model)
     rates = [group["lr"] for group in optimizer.param_groups]
-    end, first, losses, ap50, iteration = time.monotonic() + seconds, {}, {}, 0.0, 0
+    first: dict[str, float] = {}
+    losses: dict[str, Tensor] = {}
+    end, ap50, iteration = time.monotonic() + seconds, 0.0, 0
     with EventStorage():
         for iteration in range(1, MOST_ITERATIONS + 1):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -114,7 +117,8 @@ def _ap50(model: nn.Module, batch: list[dict], records: Sequence[dict]) -> float
     with torch.no_grad():
         outputs = [output["instances"].to("cpu") for output in model(inputs)]
     model.train()
-    annotations, found = [], []
+    annotations: list[dict] = []
+    found: list[dict] = []
     for i, (x, record, output) in enumerate(zip(batch, records, outputs, strict=True), 1):
         height, width = x["image"].shape[-2:]
         scale = torch.tensor([record["width"] / width, record["height"] / height] * 2)
@@ -128,7 +132,7 @@ def _ap50(model: nn.Module, batch: list[dict], records: Sequence[dict]) -> float
     truth = COCO()
     categories = [{"id": c} for c in sorted({a["category_id"] for a in annotations})]
     images = [{"id": i} for i in range(1, len(records) + 1)]
-    truth.dataset = {"images": images, "annotations": annotations, "categories": categories}
+    truth.dataset = cast(Any, {"images": images, "annotations": annotations, "categories": categories})
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         known = [entry for entry in found if entry["category_id"] in {c["id"] for c in categories}]
