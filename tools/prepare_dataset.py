@@ -10,6 +10,7 @@ where they are, and nothing in SOURCE is changed.
 """
 
 import argparse
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -140,7 +141,8 @@ def next_commands(folder: Path, prepared: Prepared, names: dict[str, str]) -> li
         f"  python train_net.py --config-file {config} --eval-only {weights}",
     ]
     if "test" in names:
-        test = shlex.quote(f"('{names['test']}',)")
+        test = f"('{names['test']}',)"
+        test = f'"{test}"' if re.fullmatch(r"[\w.-]+", names["test"]) else shlex.quote(test)
         lines.append(f"  python train_net.py --config-file {config} --eval-only {weights} DATASETS.TEST {test}")
     return [
         *lines,

@@ -151,5 +151,5 @@ def _judge_overfit(cfg: CfgNode, result: Overfit) -> Finding | None:
 
 def quiet() -> None:
     """Keep the logs of building and loading, in which a report would drown, to errors."""
-    for name in ("detectron2", "fvcore", "sparsercnn"):
+    for name in ("detectron2", "fvcore", "sparsercnn", "timm"):
         logging.getLogger(name).setLevel(logging.ERROR)

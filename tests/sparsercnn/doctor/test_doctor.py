@@ -13,6 +13,7 @@ from sparsercnn import load_config
 from sparsercnn.doctor import examine
 from sparsercnn.doctor.config_findings import config_findings
 from sparsercnn.doctor.data_findings import data_findings
+from sparsercnn.doctor.weights import load_and_measure
 from sparsercnn.engine.build import build_model
 from tests.tiny_run import QUICKSTART, TINY
 
@@ -279,6 +280,16 @@ def test_of_a_backbone_alone_the_table_counts_the_rest_as_not_loaded(patient, tm
 
 
 DENSE = ["MODEL.SparseRCNN.PROPOSALS", "dense", "INPUT.MAX_SIZE_TEST", "64"]
+
+
+def test_measuring_leaves_the_weights_as_loading_makes_them(patient, tmp_path):
+    three = patient()
+    five = three.clone()
+    five.MODEL.SparseRCNN.NUM_CLASSES = 5
+    torch.save({"model": build_model(three).state_dict()}, tmp_path / "three.pth")
+    five.MODEL.WEIGHTS = str(tmp_path / "three.pth")
+    model = load_and_measure(five).model
+    assert all(value.abs().max() < 1000 for value in model.parameters())
 
 
 @pytest.fixture
