@@ -60,6 +60,12 @@ def add_keys(cfg: CfgNode) -> None:
     # cut out of what is larger. Empty: no jitter.
     cfg.INPUT.SCALE_JITTER = []
 
+    # Share of training samples that are put together from four images, see `sparsercnn/data/mosaic.py`.
+    cfg.INPUT.MOSAIC = 0.0
+
+    # Brightness, contrast and saturation of a training image are each changed by a random factor of 1 ± this much.
+    cfg.INPUT.COLOR_JITTER = 0.0
+
     # Data sets of one's own: [name, annotation file in COCO format, image folder] each.
     cfg.DATASETS.COCO_JSON = []
 
@@ -70,6 +76,10 @@ def add_keys(cfg: CfgNode) -> None:
     # Images of more pixels are refused before they are decoded: small files can hold enormous ones, made to fill the
     # memory. At most 178956970, where Pillow refuses itself.
     cfg.INPUT.MAX_PIXELS = MAX_PIXELS
+
+    # Send what training logs to an experiment tracker, too: "wandb", "mlflow" or "trackio", which must be installed.
+    # Where it sends it, to a server or a folder, is up to its own settings. "" for none.
+    cfg.TRACKER = ""
 
     _add_test_keys(cfg)
     _add_solver_keys(cfg)
@@ -89,6 +99,9 @@ def _add_test_keys(cfg: CfgNode) -> None:
     # Numbers of refinement stages: evaluate with so many instead of all of them, too. The results of stage 2 have the
     # suffix `_stage2`.
     cfg.TEST.STAGES = []
+    # After each evaluation during training, draw what is found on so many images of the first of DATASETS.TEST for
+    # TensorBoard.
+    cfg.TEST.PICTURES = 0
     # Proposals of an image, which are also its detections, in place of those that the model was trained with; 0 for
     # these. Of learned proposals extra ones are made, see `sparsercnn/modeling/more_proposals.py`.
     cfg.TEST.NUM_PROPOSALS = 0
@@ -117,6 +130,10 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # "ADAMW" or "SGD". As all keys that several detectors read, it follows MODEL.META_ARCHITECTURE where no file says
     # it: SGD is detectron2's, Sparse R-CNN's is in SPARSERCNN_DEFAULTS.
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Images of an optimizer step, IMS_PER_BATCH times ACCUMULATE, that BASE_LR is meant for: with others the learning
+    # rate is scaled linearly (Goyal et al., Accurate, Large Minibatch SGD, 2017). 0: BASE_LR is what it says. (By
+    # SOLVER.REFERENCE_WORLD_SIZE detectron2 scales batch, rate and schedule to the number of processes.)
+    cfg.SOLVER.REFERENCE_BATCH = 0
     # Learning rate of the backbone relative to SOLVER.BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # Periodic checkpoints to keep, the newest; 0 for all. The best and the last one are kept always.
@@ -127,6 +144,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Evaluate, and leave in checkpoints, an average of the weights over about 1 / (1 - EMA_DECAY) iterations; 0 for
     # none. See `sparsercnn/engine/ema.py`.
     cfg.SOLVER.EMA_DECAY = 0.0
+    # End training after so many evaluations (TEST.EVAL_PERIOD) without a better AP than the best, which model_best.pth
+    # holds; 0: never. Schedules that end low, as OneCycle does, gain most at their end.
+    cfg.SOLVER.EARLY_STOPPING = 0
     # Steps whose losses or gradient are not finite that a run may leave out before such a step ends it.
     cfg.SOLVER.MAX_SKIPPED_STEPS = 0
     # Of SOLVER.AMP: "float16", "bfloat16", or "auto": bfloat16 where the processor or the GPU multiplies it fastest (on

@@ -4,6 +4,7 @@ import pytest
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from sparsercnn import load_config
+from sparsercnn.doctor.config_findings import values_findings
 from sparsercnn.engine import check_model
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -56,6 +57,7 @@ def test_every_config_loads(path):
     assert cfg.SOLVER.WARMUP_ITERS < cfg.SOLVER.MAX_ITER
     if not path.name.startswith("fpn_paper"):  # tools/fpn_tables.py completes these
         check_model(cfg, with_weights=False)
+        assert values_findings(cfg) == []
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

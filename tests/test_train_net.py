@@ -8,6 +8,7 @@ import torch
 import yaml
 from detectron2.data import DatasetCatalog
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import demo
 from sparsercnn import load_config
@@ -75,6 +76,26 @@ def test_evaluation_of_the_checkpoint_gives_the_same_numbers(trained, tmp_path):
     assert read_results(tmp_path) == read_results(trained)
 
 
+def test_evaluation_in_tiles_and_with_more_proposals(trained, tmp_path):
+    weights = ["MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", tmp_path]
+    assert run(*weights, "TEST.TILE_SIZE", 40, "TEST.NUM_PROPOSALS", 12, flags=["--eval-only"]) == 0
+    found = json.loads((tmp_path / "inference" / "tiny" / "coco_instances_results.json").read_text())
+    images = {detection["image_id"] for detection in found}
+    assert len(found) > 12 * len(images)
+
+
+def test_training_on_mosaics_of_other_colors(tiny, tmp_path):
+    options = ["INPUT.MOSAIC", 1.0, "INPUT.COLOR_JITTER", 0.3, "SOLVER.REFERENCE_BATCH", 16]
+    assert run("SOLVER.MAX_ITER", 2, *options, "OUTPUT_DIR", tmp_path) == 0
+
+
+def test_predictions_are_drawn_for_tensorboard(trained, tmp_path):
+    assert run("SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 1, "TEST.PICTURES", 2, "OUTPUT_DIR", tmp_path) == 0
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    assert events.Tags()["images"] == ["predictions/0", "predictions/1"]
+    assert [event.step for event in events.Images("predictions/0")] == [0, 2]
+
+
 def test_evaluation_with_test_time_augmentation(trained, tmp_path):
     augmentation = ["TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", "(48,64)", "TEST.AUG.MAX_SIZE", 96]
     weights = ["MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", tmp_path]
@@ -90,7 +111,7 @@ def test_evaluation_with_test_time_augmentation(trained, tmp_path):
         (["SOLVER.MAX_ITER", "soon"], ["SOLVER.MAX_ITER", "int", "soon"]),
         (["MODEL.WEIGHTS", "gone.pth"], ["MODEL.WEIGHTS", "gone.pth"]),
         (["MODEL.BACKBONE.NAME", "build_resnet"], ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"]),
-        (["MODEL.ROI_HEADS.IN_FEATURES", "['p2','p9']"], ["MODEL.ROI_HEADS.IN_FEATURES", "p9", "p4"]),
+        (["MODEL.ROI_HEADS.IN_FEATURES", "['p2','p9']"], ["MODEL.ROI_HEADS.IN_FEATURES", "p9", "p3"]),
         (["DATASETS.TRAIN", "('tinny',)"], ["tinny"]),
         (["MODEL.SparseRCNN.NUM_CLASSES", 4], ["MODEL.SparseRCNN.NUM_CLASSES", "4", "3"]),
         (["SOLVER.OPTIMIZER", "LION"], ["SOLVER.OPTIMIZER", "LION", "ADAMW"]),

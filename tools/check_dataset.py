@@ -141,9 +141,9 @@ def as_text(checked: Checked, found: list[str]) -> str:
 def describe_error(error: LabelError, names: list[str]) -> str:
     """A label error in a line."""
     says = {
-        "overlooked": f"a {names[error.found or 0]} without a label",
+        "overlooked": f"{names[error.found or 0]} without a label",
         "other class": f"labeled {names[error.label or 0]}, looks like {names[error.found or 0]}",
-        "box off": f"the box of a {names[error.label or 0]} does not fit",
+        "box off": f"the box of this {names[error.label or 0]} does not fit",
         "nothing there": f"labeled {names[error.label or 0]}, looks like nothing",
     }[error.kind]
     place = ", ".join(f"{value:.0f}" for value in error.box.tolist())

@@ -8,15 +8,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-import yaml
-from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from sparsercnn.config_text import check_config_text
-from sparsercnn.data import register_config_datasets
 from sparsercnn.data.images import read_image
 from sparsercnn.errors import InputError
-from sparsercnn.evaluation.results import ImageResult, best_f1_threshold, read_results
+from sparsercnn.evaluation.results import ImageResult, best_f1_threshold, config_of_run, read_results
 from sparsercnn.visualization.comparison import LEGEND, draw_comparison
 
 matplotlib.use("Agg")
@@ -39,7 +35,7 @@ def contact_sheet(output_dir: Path, images: int = 12, threshold: float | None = 
     Raises:
         InputError: the folder lacks the config or the predictions.
     """
-    dataset = _test_set(output_dir)
+    dataset = config_of_run(output_dir).DATASETS.TEST[0]
     results = read_results(dataset, output_dir / "inference" / dataset)
     if threshold is None:
         threshold = best_f1_threshold(results)
@@ -78,18 +74,6 @@ def summary(results: list[ImageResult], threshold: float) -> str:
         f"{objects} objects, scores over {threshold:.2f}: {right} found (median score {median:.2f}), "
         f"{objects - right} missed, {wrong} wrong boxes, {twice} of them second boxes of an object found"
     )
-
-
-def _test_set(output_dir: Path) -> str:
-    path = output_dir / "config.yaml"
-    if not path.is_file():
-        raise InputError(f"there is no {path}; give the OUTPUT_DIR of a run")
-    check_config_text(str(path))
-    cfg = CfgNode(yaml.safe_load(path.read_text()))
-    if not cfg.DATASETS.TEST:
-        raise InputError(f"{path}: DATASETS.TEST is empty, so this run evaluated nothing")
-    register_config_datasets(cfg)
-    return cfg.DATASETS.TEST[0]
 
 
 def main(argv: list[str] | None = None) -> int:

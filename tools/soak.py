@@ -4,14 +4,15 @@
     python tools/soak.py
     python tools/soak.py kills memory
 
-Everything takes an hour or two on two cores, up to 12 GiB of memory and 5 GB under TMPDIR. A part that is done is not
-done again by a later call with the same --output. figures.md there is the table of docs/reliability.md. Exit status 1
-if a promise is not kept.
+Everything takes half an hour or more on two cores that have nothing else to do (times count in one promise), 5 GiB of
+memory and 5 GB under TMPDIR. A part that is done is not done again by a later call with the same --output. figures.md
+there is the table of docs/reliability.md. Exit status 1 if a promise is not kept.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import platform
 import shutil
 import sys
@@ -146,7 +147,7 @@ def in_words(figures: Figures) -> str:
 
 
 def machine() -> str:
-    return f"{cpu_model()}, Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{os.cpu_count()} cores of {cpu_model()}, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def table(output: Path) -> str:

@@ -21,7 +21,8 @@ CROP_SIZES = (400, 500, 600)
 class SparseRCNNDatasetMapper:
     """Resize and flip; or, half of the time, resize to 400–600, crop, resize and flip.
 
-    With `INPUT.SCALE_JITTER`, `large_scale_jitter` takes the place of the resize.
+    With `INPUT.SCALE_JITTER`, `large_scale_jitter` takes the place of the resize. `INPUT.COLOR_JITTER` changes colors
+    in the end.
 
     Carion et al., End-to-End Object Detection with Transformers, ECCV 2020, section 4.
 
@@ -29,7 +30,8 @@ class SparseRCNNDatasetMapper:
         is_train: augment, and keep the annotations.
         crop: what comes first with every second image on average; empty for nothing.
         resize: of every image.
-        flips: of every image, in the end: reading a flipped array row by row, as the resize does, is slow.
+        flips: of every image, after that: reading a flipped array row by row, as the resize does, is slow. And what
+            changes colors.
         image_format: channel order, see detectron2's `read_image`.
         proposal_topk: best precomputed proposals of each image to keep; None for no proposals.
         max_pixels: an image of more is refused.
@@ -60,6 +62,8 @@ class SparseRCNNDatasetMapper:
         resize, *flips = utils.build_augmentation(cfg, is_train)
         if is_train and cfg.INPUT.SCALE_JITTER:
             resize = large_scale_jitter(cfg.INPUT.SCALE_JITTER, cfg.INPUT.MAX_SIZE_TRAIN)
+        if is_train:
+            flips += color_jitter(cfg.INPUT.COLOR_JITTER)
         crop = []
         if is_train and cfg.INPUT.CROP.ENABLED:
             crop = [
@@ -115,6 +119,13 @@ class SparseRCNNDatasetMapper:
             ]
             dataset_dict["instances"] = utils.filter_empty_instances(utils.annotations_to_instances(kept, shape))
         return dataset_dict
+
+
+def color_jitter(strength: float) -> list[T.Augmentation]:
+    """Augmentations that change brightness, contrast and saturation of an RGB image by 1 ± `strength` each."""
+    if not strength:
+        return []
+    return [kind(1 - strength, 1 + strength) for kind in (T.RandomBrightness, T.RandomContrast, T.RandomSaturation)]
 
 
 def large_scale_jitter(factors: Sequence[float], size: int) -> T.AugmentationList:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -19,11 +19,12 @@ class ShelteredLoader(DataLoader):
     They obey SIGTERM from this process alone, and end as soon as it does, however it does.
 
     Args:
-        as for `DataLoader`, without `worker_init_fn`.
+        dataset: to load from.
+        options: further arguments of `DataLoader`, but for `worker_init_fn`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **{**kwargs, "worker_init_fn": _leave_signals_to_parent})
+    def __init__(self, dataset: Dataset, **options: Any):
+        super().__init__(dataset, worker_init_fn=_leave_signals_to_parent, **options)
 
     def __iter__(self) -> Any:
         # Signals may come before a process has done anything.

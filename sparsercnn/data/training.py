@@ -17,6 +17,7 @@ from ..errors import InputError, check_choice
 from ..randomness import Purpose, random_numbers
 from . import order
 from .coco_dataset import CocoDataset, is_large, open_for_training
+from .mosaic import Mosaic
 from .sheltered_loader import ShelteredLoader
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
@@ -54,7 +55,7 @@ def build_training_batches(cfg: CfgNode, mapper: Mapper) -> "TrainingBatches":
     """The batches that this process trains on.
 
     Args:
-        cfg: the config, of which `DATASETS`, `DATALOADER` and `SOLVER.IMS_PER_BATCH` are read.
+        cfg: the config, of which `DATASETS`, `DATALOADER`, `INPUT.MOSAIC` and `SOLVER.IMS_PER_BATCH` are read.
         mapper: makes the model's input of an image's description; must draw random numbers from the global generators
             of `random`, NumPy and torch only.
 
@@ -65,6 +66,8 @@ def build_training_batches(cfg: CfgNode, mapper: Mapper) -> "TrainingBatches":
     check_choice("DATALOADER.SAMPLER_TRAIN", loader.SAMPLER_TRAIN, SAMPLERS)
     check_choice("DATALOADER.BAD_IMAGES", loader.BAD_IMAGES, BAD_IMAGES)
     dataset = training_dataset(cfg)
+    if cfg.INPUT.MOSAIC:
+        mapper = Mosaic(mapper, dataset, cfg.INPUT.MOSAIC)
     return TrainingBatches(
         dataset,
         mapper,

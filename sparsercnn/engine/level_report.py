@@ -37,27 +37,39 @@ def report_levels(cfg: CfgNode, model: nn.Module, dataset: Sequence[dict]) -> No
         model: the detector, or what distributes it.
         dataset: the training images in detectron2's format.
     """
-    model = getattr(model, "module", model)
-    routing = next((module for module in model.modules() if isinstance(module, LevelRouting)), None)
-    if routing is None or not comm.is_main_process():
+    if not comm.is_main_process():
         return
-    names = list(cfg.MODEL.ROI_HEADS.IN_FEATURES)
-    read = set(names)
-    if type(routing) is LevelRouting:
-        counts = count_levels(routing, training_sizes(dataset, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN))
-        logger.info(describe(names, counts))
-        read = {name for name, count in zip(names, counts, strict=True) if count}
-        read |= set(_read_besides(cfg, model, routing, dataset))
-    else:
-        logger.info(
-            f"Each box reads all levels, {', '.join(names)} (MODEL.ROI_ROUTING.MODE {cfg.MODEL.ROI_ROUTING.MODE})."
-        )
-    if problems := what_learns_nothing(cast(Backbone, model.backbone), names, [name for name in names if name in read]):
+    line, problems = examine_levels(cfg, getattr(model, "module", model), dataset)
+    if line:
+        logger.info(line)
+    if problems:
         logger.warning(
             f"A part of the pyramid will not learn: {'; '.join(problems)}. Train on larger pictures "
             "(INPUT.MIN_SIZE_TRAIN, MAX_SIZE_TRAIN), or use fewer levels (MODEL.ROI_HEADS.IN_FEATURES, "
             "MODEL.NECK.IN_FEATURES)."
         )
+
+
+def examine_levels(cfg: CfgNode, model: nn.Module, dataset: Sequence[dict]) -> tuple[str, list[str]]:
+    """Which levels the annotated boxes read in training, in a line, and what gets no gradient, a phrase each.
+
+    Args:
+        cfg, dataset: as for `report_levels`.
+        model: the detector. Of those whose boxes are not routed to levels there is nothing to say, "" and [].
+    """
+    routing = next((module for module in model.modules() if isinstance(module, LevelRouting)), None)
+    if routing is None:
+        return "", []
+    names = list(cfg.MODEL.ROI_HEADS.IN_FEATURES)
+    read = set(names)
+    if type(routing) is LevelRouting:
+        counts = count_levels(routing, training_sizes(dataset, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN))
+        line = describe(names, counts)
+        read = {name for name, count in zip(names, counts, strict=True) if count}
+        read |= set(_read_besides(cfg, model, routing, dataset))
+    else:
+        line = f"Each box reads all levels, {', '.join(names)} (MODEL.ROI_ROUTING.MODE {cfg.MODEL.ROI_ROUTING.MODE})."
+    return line, what_learns_nothing(cast(Backbone, model.backbone), names, [name for name in names if name in read])
 
 
 def training_sizes(dataset: Sequence[dict], shorter_sides: Sequence[int], longest: int) -> np.ndarray:

@@ -17,7 +17,8 @@ CLIP_TYPES = ("full_model", "value", "norm")
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """AdamW or SGD (`SOLVER.OPTIMIZER`) over the trainable parameters of `model`.
 
-    Parameters with "backbone" in their name learn at `SOLVER.BASE_LR * SOLVER.BACKBONE_MULTIPLIER`. Weight decay of
+    Parameters with "backbone" in their name learn at `SOLVER.BASE_LR * SOLVER.BACKBONE_MULTIPLIER`; with
+    `SOLVER.REFERENCE_BATCH` all rates are scaled to the images of a step. Weight decay of
     norms and biases and the learning rate of biases are as detectron2's keys say; `SOLVER.WEIGHT_DECAY_NORM` None, the
     default of Sparse R-CNN, is that of all parameters. Those with the same options share one group, so that few kernels
     update all of them at once.
@@ -36,9 +37,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     check_choice("SOLVER.OPTIMIZER", solver.OPTIMIZER, OPTIMIZERS)
     if solver.CLIP_GRADIENTS.ENABLED:
         check_choice("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", solver.CLIP_GRADIENTS.CLIP_TYPE, CLIP_TYPES)
+    base_lr = solver.BASE_LR
+    if solver.REFERENCE_BATCH:
+        base_lr *= solver.IMS_PER_BATCH * solver.ACCUMULATE / solver.REFERENCE_BATCH
     groups = get_default_optimizer_params(
         model,
-        base_lr=solver.BASE_LR,
+        base_lr=base_lr,
         weight_decay=solver.WEIGHT_DECAY,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
@@ -46,13 +50,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         lr_factor_func=lambda name: solver.BACKBONE_MULTIPLIER if "backbone" in name else 1.0,
     )
     if solver.OPTIMIZER == "ADAMW":
-        optimizer: Optimizer = torch.optim.AdamW(groups, solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, fused=True)
+        optimizer: Optimizer = torch.optim.AdamW(groups, base_lr, weight_decay=solver.WEIGHT_DECAY, fused=True)
     else:
         # Not fused: if the very first step is skipped because float16 overflowed, PyTorch's fused kernels go on with
         # momenta that were never written.
         optimizer = torch.optim.SGD(
             groups,
-            solver.BASE_LR,
+            base_lr,
             momentum=solver.MOMENTUM,
             nesterov=solver.NESTEROV,
             weight_decay=solver.WEIGHT_DECAY,

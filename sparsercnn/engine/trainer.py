@@ -29,6 +29,7 @@ from .checkpoints.checkpointer import SparseRCNNCheckpointer
 from .checkpoints.metadata import run_metadata
 from .checkpoints.optimizer_state import fit_groups
 from .distributed.agreement import share_buffers
+from .early_stopping import EarlyStopping
 from .ema import CHECKPOINT_KEY, ExponentialMovingAverage
 from .evaluation import EvaluatingTrainer
 from .events import MetricsFile, RunEvents, WriteEvents
@@ -38,10 +39,12 @@ from .level_report import report_levels
 from .not_finite import NotFiniteError
 from .optimizer import build_optimizer
 from .precise_bn import PreciseBatchNorm
+from .prediction_pictures import draw_predictions
 from .progress import ProgressLine
 from .saving import SaveBest, SaveCheckpoints, SaveThreshold
 from .schedule import build_lr_scheduler
 from .step import TrainStep, UnusableImageError
+from .trackers import build_trackers
 
 # What detectron2 logs a failed training to.
 TRAIN_LOOP_LOGGER = "detectron2.engine.train_loop"
@@ -127,8 +130,13 @@ class Trainer(EvaluatingTrainer):
             after_checkpoints.append(SaveThreshold(cfg.TEST.EVAL_PERIOD, dataset, folder, self.checkpoints))
         if cfg.TEST.EVAL_PERIOD and cfg.DATASETS.TEST:
             metric = "bbox/AP" if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/bbox/AP"
-            after_checkpoints.append(SaveBest(cfg.TEST.EVAL_PERIOD, metric, self.checkpoints))
+            best = SaveBest(cfg.TEST.EVAL_PERIOD, metric, self.checkpoints)
+            after_checkpoints.append(best)
+            if cfg.SOLVER.EARLY_STOPPING:
+                after_checkpoints.append(EarlyStopping(cfg.SOLVER.EARLY_STOPPING, best))
         if comm.is_main_process():
+            if cfg.TEST.PICTURES and cfg.DATASETS.TEST:
+                after_checkpoints.append(draw_predictions(cfg, getattr(self.evaluated, "module", self.evaluated)))
             after_checkpoints.append(WriteEvents(self.build_writers(), cfg.TEST.EVAL_PERIOD))
         self._after_checkpoints = after_checkpoints
         changing = [hooks.IterationTimer(), averaging, hooks.LRScheduler(), precise_bn]
@@ -203,6 +211,8 @@ class Trainer(EvaluatingTrainer):
                 self.before_step()
                 self.run_step()
                 self.after_step()
+                if iteration + 1 == self.max_iter:  # `EarlyStopping` changes it
+                    break
             # Tells `after_train` that training came to its end.
             self.iter = self.max_iter
         except BaseException:
@@ -305,4 +315,4 @@ class Trainer(EvaluatingTrainer):
         folder = self.cfg.OUTPUT_DIR
         os.makedirs(folder, exist_ok=True)
         metrics = MetricsFile(os.path.join(folder, "metrics.json"))
-        return [ProgressLine(self.max_iter), metrics, TensorboardXWriter(folder)]
+        return [ProgressLine(self.max_iter), metrics, TensorboardXWriter(folder), *build_trackers(self.cfg)]

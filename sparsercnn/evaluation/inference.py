@@ -77,7 +77,7 @@ def _part(loader: DataLoader, positions: Sequence[int]) -> DataLoader:
     """A loader like this one, of these images."""
     return ShelteredLoader(
         loader.dataset,
-        loader.batch_size,
+        batch_size=loader.batch_size,
         sampler=positions,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,

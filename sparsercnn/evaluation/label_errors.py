@@ -60,6 +60,8 @@ def _of_image(result: ImageResult) -> Iterator[LabelError]:
     in_crowd = result.matches(CONFIDENT).is_ignored
     overlaps = pairwise_iou(found.pred_boxes, objects.gt_boxes)
     taken = set()
+    overlooked: list[int] = []
+    twins = pairwise_iou(found.pred_boxes, found.pred_boxes) >= FITS
     for i in found.scores.argsort(descending=True).tolist():
         if in_crowd[i]:
             continue
@@ -67,6 +69,9 @@ def _of_image(result: ImageResult) -> Iterator[LabelError]:
         overlap, j = overlaps[i].max(0) if len(objects) else (0.0, 0)
         label = int(objects.gt_classes[j]) if len(objects) else None
         if overlap < TOUCHES:
+            if twins[i, overlooked].any():
+                continue  # the same object, found twice
+            overlooked.append(i)
             yield LabelError("overlooked", score, result, box, None, category)
         elif label != category:
             others = (found.pred_classes == label) & (overlaps[:, j] >= TOUCHES)

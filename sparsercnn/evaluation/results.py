@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from ..config_text import check_config_text
+from ..data import register_config_datasets
 from ..data.coco_dataset import is_large, open_coco_dataset
 from ..errors import InputError
 from .matching import Matches, best_threshold, match_objects
@@ -39,6 +43,28 @@ class ImageResult:
     def above(self, threshold: float) -> Instances:
         """The detections that score more than `threshold`."""
         return self.detections[self.detections.scores > threshold]
+
+
+def config_of_run(output_dir: Path) -> CfgNode:
+    """The config of a run that evaluated, whose data sets are registered then.
+
+    Args:
+        output_dir: OUTPUT_DIR of a training, or of an evaluation alone.
+
+    Raises:
+        InputError: there is no config in the folder, or one without data sets to evaluate.
+    """
+    path = output_dir / "config.yaml"
+    if not path.is_file():
+        path = output_dir / "inference" / "config.yaml"  # of an evaluation alone
+    if not path.is_file():
+        raise InputError(f"there is no {output_dir / 'config.yaml'}; give the OUTPUT_DIR of a run")
+    check_config_text(str(path))
+    cfg = CfgNode(yaml.safe_load(path.read_text()))
+    if not cfg.DATASETS.TEST:
+        raise InputError(f"{path}: DATASETS.TEST is empty, so this run evaluated nothing")
+    register_config_datasets(cfg)
+    return cfg
 
 
 def read_results(dataset: str, folder: Path) -> list[ImageResult]:
@@ -77,7 +103,7 @@ def read_results(dataset: str, folder: Path) -> list[ImageResult]:
 
 def image_result(record: dict, detections: Instances) -> ImageResult:
     """What was found in an image, beside what its record in detectron2's format says is there."""
-    objects, crowds = (_truth(record, is_crowd) for is_crowd in (False, True))
+    objects, crowds = (truth_of(record, is_crowd) for is_crowd in (False, True))
     return ImageResult(record, detections, objects, crowds)
 
 
@@ -93,7 +119,8 @@ def best_f1_threshold(results: list[ImageResult]) -> float:
     return best_threshold(torch.cat(scores), torch.cat(is_right), num_objects) if results else 0.5
 
 
-def _truth(record: dict, is_crowd: bool) -> Instances:
+def truth_of(record: dict, is_crowd: bool = False) -> Instances:
+    """The objects of an image in detectron2's format, or its crowds: `gt_boxes` absolute xyxy, `gt_classes`."""
     annotations = [a for a in record.get("annotations", ()) if bool(a.get("iscrowd", 0)) == is_crowd]
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
     classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)

@@ -32,6 +32,7 @@ def _report(folder):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA, processes use NCCL and one GPU each")
+@pytest.mark.usefixtures("quick_processes")
 def test_two_processes(tmp_path):
     launch(_report, 2, dist_url="auto", args=(str(tmp_path),), timeout=timedelta(minutes=2))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))

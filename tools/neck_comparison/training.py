@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from sparsercnn.data import register_config_datasets
 from sparsercnn.engine import build_lr_scheduler, build_model, build_optimizer
 from sparsercnn.engine.build import amp_precision, prepare_for_training
-from sparsercnn.evaluation.coco_matches import AREAS, average_precision
+from sparsercnn.evaluation.coco_matches import AREAS, CocoMatches, average_precision
+from sparsercnn.evaluation.in_memory import evaluate, ground_truth
 from sparsercnn.files import write_json
 from sparsercnn.modeling.roi_routing import LevelRouting
 from sparsercnn.randomness import Purpose, seed_generators
 
 from .average import PowerAverage
-from .evaluation import ground_truth, match
 from .frozen import FeatureStore, RememberedBackbone
 from .pictures import Pictures, draw_order
 
@@ -205,7 +205,7 @@ def train(training: Training) -> None:
         while progress.goes_on and progress.iterations < iterations:
             progress.step(pictures, [next(order) for _ in range(cfg.SOLVER.IMS_PER_BATCH)])
         with progress.average.applied():
-            matches = match(truth, detector.detect(test) if progress.goes_on else [])
+            matches = CocoMatches.of(evaluate(truth, detector.detect(test) if progress.goes_on else []))
         matches.save(training.folder / f"matches_{iterations}.npz")
         metrics[iterations] = {area: float(average_precision(matches, area=area)[0]) for area in AREAS}
     result = {

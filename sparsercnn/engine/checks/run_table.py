@@ -11,6 +11,7 @@ from ...data.images import LARGEST_MAX_PIXELS, MAX_ASPECT_RATIO
 from ...data.training import BAD_IMAGES, SAMPLERS
 from ..optimizer import OPTIMIZERS
 from ..schedule import SCHEDULES
+from ..trackers import TRACKERS
 from .requirements import (
     INCREASING,
     NUMBER,
@@ -52,6 +53,7 @@ EVERY_MODEL = Checks(
         "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
         "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
         "INPUT.FORMAT": CHANNELS,
+        "TRACKER": TRACKERS,
         "TEST.PRECISION": PRECISIONS,
         "FLOAT32_PRECISION": ("", "highest", "high", "medium"),
     },
@@ -60,6 +62,8 @@ EVERY_MODEL = Checks(
         "MODEL.PIXEL_STD": each(above(0)),
         "INPUT.MIN_SIZE_TEST": at_least(0),
         "INPUT.MAX_SIZE_TEST": at_least(SMALLEST_MAX_SIZE),
+        "INPUT.COLOR_JITTER": between(0, 1),
+        "INPUT.MOSAIC": between(0, 1),
         "INPUT.MAX_PIXELS": between(1, LARGEST_MAX_PIXELS),
         "DATASETS.TRAIN": each(WORD, shortest=0),
         "DATASETS.TEST": each(WORD, shortest=0),
@@ -73,6 +77,12 @@ EVERY_MODEL = Checks(
         "SEED": at_most(2**31 - 1),
     },
     relations={
+        ("INPUT.MOSAIC", "MODEL.LOAD_PROPOSALS"): Requirement(
+            "precomputed proposals are of single images", lambda share, given: not (share and given)
+        ),
+        ("INPUT.COLOR_JITTER", "INPUT.FORMAT"): Requirement(
+            "only colors of RGB images are changed", lambda strength, name: not strength or name == "RGB"
+        ),
         ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"): Requirement(
             "they need as many values, one for each channel", lambda mean, std: len(mean) == len(std)
         ),
@@ -123,6 +133,8 @@ TRAINING = Checks(
         "SOLVER.ACCUMULATE": at_least(1),
         "SOLVER.EMA_DECAY": every(at_least(0), below(1)),
         "SOLVER.REFERENCE_WORLD_SIZE": at_least(0),
+        "SOLVER.REFERENCE_BATCH": at_least(0),
+        "SOLVER.EARLY_STOPPING": at_least(0),
         "SOLVER.CHECKPOINT_PERIOD": at_least(1),
         "SOLVER.CHECKPOINTS_KEPT": at_least(0),
         "SOLVER.MAX_SKIPPED_STEPS": at_least(0),
@@ -142,10 +154,17 @@ TRAINING = Checks(
         "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": above(0),
         "SOLVER.CLIP_GRADIENTS.NORM_TYPE": unless(float("inf"), above(0)),
         "TEST.EVAL_PERIOD": at_least(0),
+        "TEST.PICTURES": at_least(0),
         "TEST.PRECISE_BN.NUM_ITER": at_least(1),
         "VIS_PERIOD": at_least(0),
     },
     relations={
+        ("SOLVER.EARLY_STOPPING", "TEST.EVAL_PERIOD"): Requirement(
+            "it takes evaluations to stop early; set TEST.EVAL_PERIOD", lambda patience, period: not patience or period
+        ),
+        ("SOLVER.REFERENCE_BATCH", "SOLVER.REFERENCE_WORLD_SIZE"): Requirement(
+            "both scale the learning rate; choose one", lambda images, processes: not (images and processes)
+        ),
         ("SOLVER.BASE_LR_END", "SOLVER.BASE_LR"): Requirement(
             "the learning rate cannot rise", lambda end, lr: end <= lr
         ),

@@ -210,3 +210,15 @@ def test_precomputed_proposals_follow_the_image(photo):
     assert mapped["proposals"].objectness_logits.tolist() == [3, 2]
     without = SparseRCNNDatasetMapper(config(INPUT__MIN_SIZE_TEST=240), is_train=False)(photo)
     assert "proposals" not in without
+
+
+def test_color_jitter_changes_colors_alone(photo):
+    options = {"INPUT__MIN_SIZE_TRAIN": (480,), "INPUT__RANDOM_FLIP": "none"}
+    plain = SparseRCNNDatasetMapper(config(**options))(photo)
+    mapper = SparseRCNNDatasetMapper(config(**options, INPUT__COLOR_JITTER=0.4))
+    np.random.seed(0)
+    first, second = mapper(photo), mapper(photo)
+    assert not torch.equal(first["image"], plain["image"]) and not torch.equal(first["image"], second["image"])
+    assert torch.equal(first["instances"].gt_boxes.tensor, plain["instances"].gt_boxes.tensor)
+    test_time = SparseRCNNDatasetMapper(config(**options, INPUT__COLOR_JITTER=0.4), is_train=False)
+    assert torch.equal(test_time(photo)["image"], test_time(photo)["image"])

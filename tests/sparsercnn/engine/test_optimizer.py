@@ -156,3 +156,14 @@ def test_faster_rcnn_learns_as_detectron2_says(model):
     assert options[id(model["norm"].weight)] == (rate, 0.0)  # SOLVER.WEIGHT_DECAY_NORM
     assert options[id(model["head"].weight)] == (rate, decay)
     assert options[id(model["head"].bias)] == (2 * rate, decay)
+
+
+def test_the_rate_is_scaled_to_the_images_of_a_step(cfg, model):
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE, cfg.SOLVER.BACKBONE_MULTIPLIER = 4, 2, 0.5
+    cfg.SOLVER.REFERENCE_BATCH = 16
+    assert {group["lr"] for group in build_optimizer(cfg, model).param_groups} == {0.05, 0.025}
+    cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.BASE_LR_END = "OneCycle", 0.01
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR = 10, 5, 0.1
+    optimizer = build_optimizer(cfg, model)
+    build_lr_scheduler(cfg, optimizer)
+    assert optimizer.param_groups[0]["lr"] in (pytest.approx(0.005), pytest.approx(0.0025))

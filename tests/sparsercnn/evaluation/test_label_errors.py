@@ -48,3 +48,11 @@ def test_each_kind_of_error_is_told_and_the_surest_come_first():
 
 def test_an_object_of_which_the_model_sees_both_classes_is_no_error():
     assert kinds(result([(A, 0)], [(A, 0.9, 1), (A, 0.6, 0)])) == []
+
+
+def test_an_overlooked_object_that_is_found_twice_counts_once():
+    near = [61.0, 5.0, 91.0, 25.0]
+    assert kinds(result([], [(C, 0.9, 1), (near, 0.8, 1), (A, 0.7, 0)])) == [
+        ("overlooked", 0.9, None, 1),
+        ("overlooked", 0.7, None, 0),
+    ]

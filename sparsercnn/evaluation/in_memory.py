@@ -1,4 +1,4 @@
-"""Detections of a data set, and which of them COCO's evaluation calls right."""
+"""COCO's evaluation of detections that are in memory, of images that are known by their place."""
 
 import contextlib
 import io
@@ -9,11 +9,9 @@ from detectron2.structures import BoxMode, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sparsercnn.evaluation.coco_matches import CocoMatches
-
 
 def ground_truth(records: Sequence[dict], classes: int) -> COCO:
-    """A data set for `match`: images are known by their place, classes by their number from 1; an area is a box's.
+    """A data set for `evaluate`: images are known by their place, classes by their number from 1; an area is a box's.
 
     Args:
         records: images in detectron2's format.
@@ -42,8 +40,8 @@ def ground_truth(records: Sequence[dict], classes: int) -> COCO:
     )
 
 
-def match(truth: COCO, detections: Sequence[Instances]) -> CocoMatches:
-    """Match detections with the objects of a data set.
+def evaluate(truth: COCO, detections: Sequence[Instances]) -> COCOeval:
+    """Match detections with the objects of a data set: an evaluation that is ready for `accumulate`.
 
     Args:
         truth: of `ground_truth`.
@@ -59,7 +57,15 @@ def match(truth: COCO, detections: Sequence[Instances]) -> CocoMatches:
         results = truth.loadRes(found) if found else _coco({**truth.dataset, "annotations": []})
         evaluation = COCOeval(truth, results, "bbox")
         evaluation.evaluate()
-    return CocoMatches.of(evaluation)
+    return evaluation
+
+
+def average_precision_at_half(evaluation: COCOeval) -> float:
+    """AP at IoU 0.5 of an evaluation of `evaluate`, in percent; negative if there are no objects."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+        evaluation.summarize()
+    return 100 * float(evaluation.stats[1])
 
 
 def _coco(dataset: dict) -> COCO:
