@@ -153,8 +153,8 @@ def _open_openvino(path: Path, threads: int, precision: str):
         results = compiled({"images": images, "sizes": sizes})
         return [results[name] for name in ("boxes", "scores", "classes")]
 
-    texts = model.get_rt_info(["sparsercnn"]).value if model.has_rt_info(["sparsercnn"]) else {}
-    return run, {key: value.astype(str) for key, value in texts.items()}
+    keys = model.get_rt_info(["sparsercnn"]).value if model.has_rt_info(["sparsercnn"]) else ()
+    return run, {key: model.get_rt_info(["sparsercnn", key]).astype(str) for key in keys}
 
 
 def _open_pt2(path: Path, threads: int, precision: str):

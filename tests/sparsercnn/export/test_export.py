@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sparsercnn_runtime import OnnxDetector
 
 from benchmarks.models import act_trained
 from sparsercnn import Detector, load_config
@@ -197,6 +198,9 @@ def test_other_detectors_in_openvino(kind, tmp_path):
     # Compares with PyTorch at several sizes and numbers of pictures, in onnxruntime and in OpenVINO, or else raises.
     export_openvino(graph, tmp_path / "model.xml", describe(graph, ABOUT))
     assert {path.name for path in tmp_path.iterdir()} == {"model.xml", "model.bin"}
+    detector = OnnxDetector(tmp_path / "model.xml")
+    assert detector.metadata.items() >= ABOUT.items()
+    assert detector.predict(np.full((80, 100, 3), 100, dtype=np.uint8), threshold=0.0)
 
 
 def test_soft_nms_is_refused_in_one_line():
