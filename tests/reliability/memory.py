@@ -44,7 +44,7 @@ def run(count: int, seed: int, folder: Path) -> dict[str, float]:
     prepare_shapes(folder / "shapes", IMAGES, size=40)
     programs = Programs(folder)
     output = folder / "run"
-    # oneDNN keeps what it has prepared for each of the last 1,024 shapes. With crops of all sizes that takes long.
+    # Each new shape of tensors makes the heap grow a little: with crops of all sizes, the warm-up would be long.
     options = ["SOLVER.MAX_ITER", count, "SOLVER.CHECKPOINT_PERIOD", count // 20, "TEST.EVAL_PERIOD", count // 8]
     options += ["INPUT.CROP.ENABLED", False]
     start, resume = (
