@@ -113,7 +113,7 @@ def best_f1_threshold(results: list[ImageResult]) -> float:
     for result in results:
         matches = result.matches()
         counted = ~matches.is_ignored
-        scores.append(result.detections.scores[counted])
+        scores.append(result.above(0.0).scores[counted])
         is_right.append(matches.is_right[counted])
     num_objects = sum(len(result.objects) for result in results)
     return best_threshold(torch.cat(scores), torch.cat(is_right), num_objects) if results else 0.5

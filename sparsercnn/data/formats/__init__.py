@@ -37,6 +37,8 @@ def read_labeled(source: Path) -> LabeledData:
     else:
         found = {kind: files for kind in FORMATS if (files := kind.find(source))}
     if not found:
+        if source.is_dir() and yolo.lacks_names(source):
+            raise InputError(f"{source} has YOLO's labels, but no data.yaml or classes.txt that names the classes")
         kinds = ", ".join(kind.NAME for kind in FORMATS)
         raise InputError(f"{source} holds annotations in none of the formats {kinds}")
     if len(found) > 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import InputError
 from ..coco_json import check_coco_json
 from ..image_files import some
-from .labeled import UNSPLIT, LabeledBox, LabeledData, LabeledImage, class_name, split_of
+from .labeled import UNSPLIT, LabeledBox, LabeledData, LabeledImage, class_name, find_files, split_of
 from .pictures import Pictures
 
 NAME = "COCO JSON"
@@ -18,7 +18,7 @@ KEYS = re.compile(r'^\s*\{\s*"(info|licenses|images|annotations|categories|type)
 
 def find(folder: Path) -> list[Path]:
     """The files of this format in a folder and below it."""
-    found = [path for path in sorted(folder.rglob("*.json")) if recognizes(path)]
+    found = [path for path in find_files(folder, ".json") if recognizes(path)]
     # Beside them, COCO has files of key points and captions for the same pictures.
     return [path for path in found if path.name.startswith("instances_")] or found
 

@@ -14,6 +14,7 @@ from .labeled import (
     bounding_box,
     class_name,
     corners_to_box,
+    find_files,
     number,
     split_of,
     whole,
@@ -26,7 +27,7 @@ SIDES = ("xtl", "ytl", "xbr", "ybr")
 
 def find(folder: Path) -> list[Path]:
     """The files of this format in a folder and below it."""
-    return [path for path in sorted(folder.rglob("*.xml")) if recognizes(path)]
+    return [path for path in find_files(folder, ".xml") if recognizes(path)]
 
 
 def recognizes(path: Path) -> bool:

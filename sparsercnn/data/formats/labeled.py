@@ -74,6 +74,16 @@ class LabeledData:
         return [image for images in self.splits.values() for image in images]
 
 
+def find_files(folder: Path, suffix: str) -> list[Path]:
+    """The files below a folder with this suffix, sorted, without hidden ones and what macOS adds to archives."""
+    found = (path for path in sorted(folder.rglob(f"*{suffix}")) if path.is_file())
+    return [path for path in found if not any(_is_hidden(name) for name in path.relative_to(folder).parts)]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def split_of(path: Path, root: Path) -> str:
     """The split that the name of a file, or of the folders between it and `root`, speaks of; `UNSPLIT` if none does.
 

@@ -8,7 +8,18 @@ from typing import Any
 
 from ...errors import InputError
 from ..image_files import brief
-from .labeled import LabeledBox, LabeledData, LabeledImage, bounding_box, class_name, number, read_text, split_of, whole
+from .labeled import (
+    LabeledBox,
+    LabeledData,
+    LabeledImage,
+    bounding_box,
+    class_name,
+    find_files,
+    number,
+    read_text,
+    split_of,
+    whole,
+)
 from .pictures import Pictures
 
 NAME = "LabelMe JSON"
@@ -18,7 +29,7 @@ KEYS = re.compile(r'"(shapes|imagePath|flags)"\s*:')
 
 def find(folder: Path) -> list[Path]:
     """The files of this format in a folder and below it."""
-    return [path for path in sorted(folder.rglob("*.json")) if recognizes(path)]
+    return [path for path in find_files(folder, ".json") if recognizes(path)]
 
 
 def recognizes(path: Path) -> bool:

@@ -15,6 +15,7 @@ from .labeled import (
     LabeledImage,
     class_name,
     corners_to_box,
+    find_files,
     number,
     picture_size,
     read_text,
@@ -51,7 +52,7 @@ Values = Callable[[dict[str, str], str], Sequence[object]]
 
 def find(folder: Path) -> list[Path]:
     """The files of this format in a folder and below it: those with a header that has all that is needed."""
-    return [path for path in sorted(folder.rglob("*.csv")) if recognizes(path)]
+    return [path for path in find_files(folder, ".csv") if recognizes(path)]
 
 
 def recognizes(path: Path) -> bool:
@@ -139,7 +140,7 @@ def read(files: list[Path], root: Path, pictures: Pictures) -> LabeledData:
             name = row[columns.file]
             split = SPLIT_WORDS.get(row[columns.split].lower(), "") if columns.split else split_of(path, root)
             if name not in images[split]:
-                file = _find(pictures, name, where, path.parent)
+                file = pictures.named(name, where, path.parent)
                 images[split][name] = LabeledImage(file, picture_size(file))
             image = images[split][name]
             if any(row[column].strip() for column in (*columns.box, columns.label)):
@@ -149,16 +150,6 @@ def read(files: list[Path], root: Path, pictures: Pictures) -> LabeledData:
         if relative:
             data.remarks[f"table(s) with boxes relative to the picture's size, such as {path.name}"] += 1
     return data
-
-
-def _find(pictures: Pictures, name: str, where: str, near: Path) -> Path:
-    """The picture of a name, which some tables give without its suffix."""
-    try:
-        return pictures.named(name, where, near)
-    except InputError:
-        if "." in name or not name:
-            raise
-        return pictures.of_stem(near / name, where)
 
 
 def _is_relative(columns: _Columns) -> bool:

@@ -14,6 +14,7 @@ from .labeled import (
     LabeledImage,
     class_name,
     corners_to_box,
+    find_files,
     number,
     read_text,
     split_of,
@@ -28,8 +29,7 @@ BOTH = "trainval"
 
 def find(folder: Path) -> list[Path]:
     """The files of this format in a folder and below it."""
-    paths = sorted(folder.rglob("*.xml"))
-    return paths if paths and recognizes(paths[0]) else []
+    return [path for path in find_files(folder, ".xml") if recognizes(path)]
 
 
 def recognizes(path: Path) -> bool:
@@ -82,8 +82,7 @@ def _lists(root: Path) -> dict[str, Path]:
 def _read_file(path: Path, pictures: Pictures) -> LabeledImage:
     root = parse_xml(str(path))
     where = str(path)
-    # The name in the file is often that of an earlier place, and of another format.
-    picture = pictures.of_stem(path, where)
+    picture = pictures.of_stem(path, where, root.findtext("filename") or "")
     size = [whole(root.findtext(f"size/{side}") or 0, f"{where}: <{side}>") for side in ("width", "height")]
     boxes = []
     for i, entry in enumerate(root.findall("object")):

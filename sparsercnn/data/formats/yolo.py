@@ -18,6 +18,7 @@ from .labeled import (
     LabeledImage,
     bounding_box,
     class_name,
+    find_files,
     number,
     picture_size,
     read_text,
@@ -38,7 +39,12 @@ def find(folder: Path) -> list[Path]:
     for path in candidates:
         if path.is_file() and recognizes(path):
             return [path]
-    return [path for name in NAME_LISTS for path in sorted(folder.rglob(name))][:1]
+    return [path for name in NAME_LISTS for path in find_files(folder, name)][:1]
+
+
+def lacks_names(folder: Path) -> bool:
+    """Whether a folder has label files of this format, but nothing that says what the classes are called."""
+    return any(path.parent.name == "labels" or "labels" in path.parts for path in find_files(folder, ".txt"))
 
 
 def recognizes(path: Path) -> bool:
@@ -152,7 +158,7 @@ def _place(place: str, base: object, description: Path, split: str) -> Path:
     here = description.parent
     bases = [here / str(base), here] if base else [here]
     shorter = place.removeprefix("../").removeprefix("./")
-    candidates = [folder / name for folder in bases for name in (place, shorter, f"{shorter}/images")]
+    candidates = [folder / name for folder in bases for name in (shorter, place, f"{shorter}/images")]
     tail = Path(place).parts
     candidates += [here.joinpath(*tail[-count:]) for count in (3, 2, 1) if len(tail) > count]
     for path in candidates:

@@ -137,6 +137,7 @@ COCO = {
     "categories": [{"id": 1, "name": "cat"}],
 }
 MISTAKES = [
+    ({"labels__a_dot_txt": "0 0.5 0.5 0.1 0.1"}, "has YOLO's labels, but no data.yaml or classes.txt"),
     ({}, "holds annotations in none of the formats COCO JSON, YOLO"),
     ({**YOLO, "a_dot_txt": "0 0.5 0.5 0.1 0.1", "b_dot_csv": "file,label,x,y,w,h\n"}, "in several formats"),
     ({**YOLO, "a_dot_txt": ""}, "no picture has an object"),
@@ -185,6 +186,21 @@ def test_pictures_of_one_name_are_told_apart_by_their_folders(folder):
         "train": "train",
         "val": "valid",
     }
+
+
+def test_masks_and_what_macos_leaves_are_no_pictures_and_no_annotations(folder):
+    box = "<name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    root = folder(Annotations__b_dot_xml=VOC.format(box), __MACOSX__x_dot_xml="AppleDouble")
+    (root / "a.png").unlink()
+    for name in ("JPEGImages/b.jpg", "SegmentationClass/b.png", "SegmentationObject/b.png"):
+        (root / name).parent.mkdir()
+        Image.new("RGB", (40, 30)).save(root / name)
+    (image,) = read_labeled(root).images()
+    assert image.path == root / "JPEGImages" / "b.jpg"
+
+
+def test_names_of_pictures_in_another_format_are_found(folder):
+    assert only(read_labeled(folder(labels_dot_csv="file,label,x,y,w,h\na.jpg,cat,1,2,3,4"))) == [("cat", 1, 2, 3, 4)]
 
 
 def test_formats_as_another_library_writes_them(copies, tmp_path):
