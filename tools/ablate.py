@@ -41,6 +41,7 @@ PUBLISHED = {
     f"{NODE}PROPOSALS": "image",
     f"{NODE}DENOISING_QUERIES": 0,
     f"{NODE}SHARED_STAGES": False,
+    f"{NODE}DISTINCT_OVERLAP": 1.0,
     "SOLVER.EMA_DECAY": 0.0,
 }
 SWITCHES: dict[str, dict[str, object]] = {
@@ -51,6 +52,7 @@ SWITCHES: dict[str, dict[str, object]] = {
     "kmeans": {f"{NODE}PROPOSALS": "kmeans"},
     "dense": {f"{NODE}PROPOSALS": "dense"},
     "denoising": {f"{NODE}DENOISING_QUERIES": 20},
+    "distinct": {f"{NODE}DISTINCT_OVERLAP": 0.6},
     "shared stages": {f"{NODE}SHARED_STAGES": True},
     "EMA": {"SOLVER.EMA_DECAY": 0.99},
 }
