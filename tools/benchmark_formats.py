@@ -127,7 +127,8 @@ def start(format: Format, picture: str) -> tuple[float, float]:
     return seconds, float(done.stdout.splitlines()[-1])
 
 
-PRINT_MEMORY = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+# Of Linux; what `resource` gives includes the memory of the process that started it.
+PRINT_MEMORY = "print(int(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]) / 1024)"
 
 
 def benchmark(args: argparse.Namespace) -> list[dict]:
