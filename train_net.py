@@ -40,6 +40,7 @@ from sparsercnn.engine.interrupt import Stopped, forward_signals
 from sparsercnn.engine.run_folder import changed_settings, check_run_folder, remove_run
 from sparsercnn.engine.temporary import temporary_folder
 from sparsercnn.errors import InputError
+from sparsercnn.randomness import compute_deterministically
 
 
 def read_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -85,6 +86,8 @@ def set_up(args: argparse.Namespace, cfg: CfgNode) -> None:
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Train or evaluate, in each process."""
     set_up(args, cfg)
+    if cfg.SOLVER.DETERMINISTIC:
+        compute_deterministically()
     register_config_datasets(cfg)  # a spawned process starts without them
     if args.eval_only:
         model = Trainer.build_model(cfg)

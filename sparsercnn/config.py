@@ -149,6 +149,8 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.EARLY_STOPPING = 0
     # Steps whose losses or gradient are not finite that a run may leave out before such a step ends it.
     cfg.SOLVER.MAX_SKIPPED_STEPS = 0
+    # Use only operations that give the same bits each time, so that a run on a GPU resumes exactly too; slower.
+    cfg.SOLVER.DETERMINISTIC = False
     # Of SOLVER.AMP: "float16", "bfloat16", or "auto": bfloat16 where the processor or the GPU multiplies it fastest (on
     # CPUs: with AMX), else full precision, on GPUs without bfloat16 float16.
     cfg.SOLVER.AMP.PRECISION = "float16"

@@ -5,6 +5,7 @@ from. Whoever needs random numbers says for what, and gets generators that were 
 """
 
 import contextlib
+import os
 import random
 from collections.abc import Iterator
 from enum import IntEnum
@@ -40,6 +41,16 @@ def seed_generators(seed: int, purpose: Purpose, *position: int) -> None:
     random.seed(for_python)
     np.random.seed(for_numpy)
     torch.manual_seed(for_torch)
+
+
+def compute_deterministically() -> None:
+    """Let torch use only operations that give the same bits each time, on GPUs too; one that has no such form raises.
+
+    It costs time, and is for the whole process. Processors compute so anyway.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
 
 
 @contextlib.contextmanager

@@ -171,3 +171,11 @@ def test_images_that_cannot_be_read_may_be_skipped(tiny, tmp_path, monkeypatch):
 def test_checkpoint_of_another_architecture(trained, tmp_path, capsys):
     options = ["MODEL.WEIGHTS", trained / "model_final.pth", "MODEL.SparseRCNN.DIM_DYNAMIC", 4, "OUTPUT_DIR", tmp_path]
     assert "another architecture" in error_of(capsys, *options)
+
+
+def test_operations_are_deterministic_where_the_config_asks_for_it(tiny, loggers, tmp_path):
+    try:
+        assert run("SOLVER.MAX_ITER", 2, "SOLVER.DETERMINISTIC", True, "OUTPUT_DIR", tmp_path) == 0
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
