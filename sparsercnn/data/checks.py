@@ -150,11 +150,13 @@ def _check_number_of_classes(cfg: CfgNode, name: str, classes: list[str]) -> Non
 
 
 def _say_what_is_left_out(name: str, content: Content, drop_negatives: bool) -> None:
-    fate = "left out" if drop_negatives else "trained on as negatives"
-    logger.info(
-        f"Data set {name}: {content.negatives} of {len(content.files)} images show no objects and are {fate} "
-        f"(DATALOADER.FILTER_EMPTY_ANNOTATIONS {drop_negatives})."
-    )
+    # A warning is seen before the log begins.
+    if content.negatives:
+        fate = "left out" if drop_negatives else "trained on as negatives"
+        logger.warning(
+            f"Data set {name}: {content.negatives} of {len(content.files)} images show no objects and are {fate} "
+            f"(DATALOADER.FILTER_EMPTY_ANNOTATIONS {drop_negatives})."
+        )
     tally = content.tally
     if left_out := tally.left_out():
         is_odd = tally.empty or tally.outside

@@ -92,7 +92,11 @@ def config(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(f"""
 _BASE_: "{ROOT}/configs/bccd.yaml"
-MODEL: {{RESNETS: {{NORM: FrozenBN}}, SparseRCNN: {{NUM_HEADS: 1, NUM_PROPOSALS: 3}}}}
+MODEL:
+  RESNETS: {{NORM: FrozenBN, OUT_FEATURES: [res5]}}
+  NECK: {{IN_FEATURES: [res5]}}
+  ROI_HEADS: {{IN_FEATURES: [p5]}}
+  SparseRCNN: {{NUM_HEADS: 1, NUM_PROPOSALS: 3, PROPOSALS: image}}
 """)
     return path
 

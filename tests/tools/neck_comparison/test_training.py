@@ -31,7 +31,7 @@ ARMS = (REFERENCE, CONTROL, *DEFAULT)
 def scenes(tmp_path_factory):
     """Options that name a few pictures of `shapes_scales`, with a bottom-up network of random weights."""
     root = tmp_path_factory.mktemp("shapes_scales")
-    prepare_shapes(root, {"train": 24}, kind="shapes_scales")
+    prepare_shapes(root, {"train": 12}, kind="shapes_scales")
     entry = ["compared_scenes", str(annotation_file(root, "train")), str(root / "train")]
     return (
         *("DATASETS.COCO_JSON", [entry], "DATASETS.TRAIN", ("compared_scenes",)),
