@@ -37,7 +37,7 @@ from sparsercnn.engine import SparseRCNNCheckpointer, Trainer, check_config
 from sparsercnn.engine.distributed.launch import check_launch, launch
 from sparsercnn.engine.distributed.ranks import ProcessFailedError
 from sparsercnn.engine.interrupt import Stopped, forward_signals
-from sparsercnn.engine.run_folder import changed_settings, check_run_folder, remove_run
+from sparsercnn.engine.run_folder import changed_settings, check_run_folder, only_training, remove_run
 from sparsercnn.engine.temporary import temporary_folder
 from sparsercnn.errors import InputError
 from sparsercnn.randomness import compute_deterministically
@@ -85,6 +85,13 @@ def set_up(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Train or evaluate, in each process."""
+    alone = comm.is_main_process() and not args.eval_only
+    with only_training(cfg.OUTPUT_DIR) if alone else contextlib.nullcontext():
+        train_or_evaluate(args, cfg)
+
+
+def train_or_evaluate(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """The same, once nobody else trains in OUTPUT_DIR."""
     set_up(args, cfg)
     if cfg.SOLVER.DETERMINISTIC:
         compute_deterministically()

@@ -48,6 +48,9 @@ MISTAKES = """
 --dist-url 10.0.0.1:29500                    | --dist-url '10.0.0.1:29500'
 --dist-url ''                                | --dist-url ''
 --num-gpus 3                                 | SOLVER.IMS_PER_BATCH is 2 | multiple of 3
+SOLVER.REFERENCE_WORLD_SIZE 3                | SOLVER.IMS_PER_BATCH is 2 | SOLVER.REFERENCE_WORLD_SIZE 3 cannot share
+DATASETS.TEST ('mistakes','mistakes')        | DATASETS.TEST names mistakes twice
+DATASETS.TRAIN ('mistakes','mistakes')       | DATASETS.TRAIN names mistakes twice
 --resume --eval-only                         | --resume: there is no checkpoint in OUTPUT_DIR
 --eval-only                                  | MODEL.WEIGHTS is empty: --eval-only
 --eval-only MODEL.WEIGHTS gone.pth           | MODEL.WEIGHTS: there is no file gone.pth

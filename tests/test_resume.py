@@ -249,3 +249,21 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(tiny, tmp_path):
 
 def test_evaluation_of_a_run_without_a_checkpoint(tiny, tmp_path, capsys):
     assert str(tmp_path) in error_of(capsys, "OUTPUT_DIR", tmp_path, flags=["--eval-only", "--resume"])
+
+
+def test_predictions_that_are_not_finite_are_named_and_the_step_is_repeated(tiny, tmp_path, capsys):
+    line = error_of(capsys, "SOLVER.MAX_ITER", 6, "SOLVER.BASE_LR", 1e30, "OUTPUT_DIR", tmp_path)
+    assert "iteration " in line and "not finite" in line and "on images" in line
+    (dump,) = tmp_path.glob("not_finite_*.pth")
+    assert dump.name in line
+    assert replay_batch.main([str(dump)]) == 1
+    capsys.readouterr()
+    # Settings that the step does not fit, and a flipped bit, are one line.
+    content = bytearray(dump.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = tmp_path / "damaged.pth"
+    damaged.write_bytes(content)
+    for arguments in ([str(damaged)], [str(dump), "MODEL.SparseRCNN.NUM_HEADS", "3"]):
+        assert replay_batch.main(arguments) == 2
+        (error,) = capsys.readouterr().err.strip().splitlines()[-1:]
+        assert error.startswith("error: ")

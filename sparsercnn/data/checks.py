@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
@@ -34,6 +35,9 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
         raise InputError("DATASETS.TRAIN is empty: name at least one data set to train on")
     if not train and not cfg.DATASETS.TEST:
         raise InputError("DATASETS.TEST is empty: name at least one data set to evaluate on")
+    for key in ("TRAIN", "TEST"):
+        if twice := [name for name, count in Counter(cfg.DATASETS[key]).items() if count > 1]:
+            raise InputError(f"DATASETS.{key} names {one_line(str(twice[0]))} twice: name it once")
     train_names = tuple(cfg.DATASETS.TRAIN) if train else ()
     contents = {}
     for name in dict.fromkeys(train_names + tuple(cfg.DATASETS.TEST)):

@@ -4,6 +4,7 @@
 """
 
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from ..errors import InputError
 from ..files import write_whole
 from ..randomness import Purpose, seed_generators
 from .build import amp_precision, build_model, prepare_for_training
+from .checkpoints.files import read_tensors
 from .not_finite import NotFiniteError, all_finite
 from .optimizer import build_optimizer
 from .step import TrainStep
@@ -31,6 +33,7 @@ from .step import TrainStep
 PREFIX = "not_finite_"
 """Of the names of the files."""
 IMAGES_SHOWN = 16
+KEYS = {"config", "batches", "model", "seed", "iteration", "loss_scale", "losses", "learning_rate"}
 
 
 class FailedSteps:
@@ -71,8 +74,9 @@ class FailedSteps:
         shown = ", ".join(names[:IMAGES_SHOWN]) + (", …" if len(names) > IMAGES_SHOWN else "")
         values = ", ".join(f"{name} {value:.4g}" for name, value in error.losses.items())
         rate = step.optimizer.param_groups[0]["lr"]
+        values = f" ({values})" if values else ""
         what = (
-            f"iteration {step.iter}: {error.what} not finite ({values}) at learning rate {rate:.5g} on images {shown}; "
+            f"iteration {step.iter}: {error.what} not finite{values} at learning rate {rate:.5g} on images {shown}; "
             f"{kept}"
         )
         if self.skipped >= self.allowed:
@@ -170,6 +174,16 @@ def replay(path: Path, options: Sequence[str] = ()) -> Replay:
         InputError: the file cannot be read, or was not left by such a step.
     """
     dump = _load(path)
+    try:
+        return _repeat(dump, options)
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise InputError(f"{path} cannot be repeated, or not with these settings: {reason}") from error
+
+
+def _repeat(dump: dict[str, Any], options: Sequence[str]) -> Replay:
     cfg = _config(dump["config"], options)
     model = build_model(cfg)
     prepare_for_training(cfg, model)
@@ -181,7 +195,11 @@ def replay(path: Path, options: Sequence[str] = ()) -> Replay:
     losses: dict[str, float] = {}
     for batch, origin, share in zip(batches, dump["batches"], step.shares(batches), strict=True):
         seed_generators(dump["seed"], Purpose.MODEL, dump["iteration"], origin["turn"], origin["rank"])
-        for name, loss in step.forward_backward(batch, share).items():
+        try:
+            found = step.forward_backward(batch, share)
+        except FloatingPointError:  # the model found it before it had losses
+            found = dict.fromkeys(dump["losses"] or ["predictions"], torch.tensor(math.nan))
+        for name, loss in found.items():
             losses[name] = losses.get(name, 0.0) + float(loss)
     step.grad_scaler.unscale_(step.optimizer)
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -192,17 +210,14 @@ def replay(path: Path, options: Sequence[str] = ()) -> Replay:
         [_name(sample) for batch in batches for sample in batch],
         dump["losses"],
         losses,
-        float(nn.utils.clip_grad_norm_(model.parameters(), float("inf"))),
+        float(nn.utils.clip_grad_norm_(model.parameters(), float("inf"))) if gradients else math.nan,
         not_finite,
     )
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        dump = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch meets in a file that is none of its own
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(dump, dict) or not dump.keys() >= {"config", "batches", "model", "seed", "iteration"}:
+    dump = read_tensors(str(path))
+    if not isinstance(dump, dict) or not dump.keys() >= KEYS:
         raise InputError(f"{path} is not a step that failed; such files are named {PREFIX}ITERATION.pth")
     return dump
 

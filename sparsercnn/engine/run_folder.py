@@ -1,5 +1,8 @@
 """The folder of a run: what a run leaves there, so that no run overwrites another or is mixed with it."""
 
+import contextlib
+import errno
+import fcntl
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,8 @@ from ..config_text import check_config_text
 from ..errors import InputError
 from ..files import PARTIAL
 
+LOCK = ".training"
+"""File that a training holds a lock on while it runs."""
 # Without one of these a folder holds nothing that would be missed.
 SIGNS = ("last_checkpoint", "metrics.json", "model_*.pth")
 """Files that a training has left."""
@@ -68,6 +73,27 @@ def remove_run(folder: str) -> None:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"--overwrite: cannot remove {path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def only_training(folder: str) -> Iterator[None]:
+    """Inside, no other training may start in a folder; however this process ends, one may again.
+
+    Raises:
+        InputError: another one is running there.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with open(Path(folder) / LOCK, "a") as file:
+        try:
+            # Of POSIX, which loading processes do not inherit: one that is left over keeps no folder.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise InputError(
+                    f"OUTPUT_DIR {folder}: another training is running there; wait for its end, or choose another"
+                ) from error
+            # A file system without locks.
+        yield
 
 
 def _matches(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:

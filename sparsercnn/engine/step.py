@@ -86,12 +86,7 @@ class TrainStep(SimpleTrainer):
         data_time = time.perf_counter() - start
 
         self.optimizer.zero_grad()
-        losses: dict[str, Tensor] = {}
-        for turn, (batch, share) in enumerate(zip(batches, self.shares(batches), strict=True)):
-            seed_generators(self.seed, Purpose.MODEL, self.iter, turn, comm.get_rank())
-            with self._gradients_stay_local(turn + 1 < self.accumulate):
-                for name, loss in self.forward_backward(batch, share).items():
-                    losses[name] = losses.get(name, 0.0) + loss
+        losses = self._accumulate_gradients(batches)
         self.after_backward()
         replaced = take_replaced([sample for batch in batches for sample in batch])
         values = self._exchange(losses, data_time, replaced)
@@ -101,6 +96,21 @@ class TrainStep(SimpleTrainer):
         for name, value in values.items() if len(values) > 1 else ():
             get_event_storage().put_scalar(name, value, cur_iter=self.iter)
         self._update(values, batches)
+
+    def _accumulate_gradients(self, batches: list[list[dict]]) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        try:
+            for turn, (batch, share) in enumerate(zip(batches, self.shares(batches), strict=True)):
+                seed_generators(self.seed, Purpose.MODEL, self.iter, turn, comm.get_rank())
+                with self._gradients_stay_local(turn + 1 < self.accumulate):
+                    for name, loss in self.forward_backward(batch, share).items():
+                        losses[name] = losses.get(name, 0.0) + loss
+        except FloatingPointError as error:  # the model found it before it had losses
+            if comm.get_world_size() > 1:  # the others may be waiting elsewhere, so that this is for the run to end
+                raise FloatingPointError(f"iteration {self.iter}: {error}") from error
+            known = {name: float(loss) for name, loss in losses.items()}
+            raise NotFiniteError("the predictions are", known, batches) from error
+        return losses
 
     def _update(self, losses: dict[str, float], batches: list[list[dict]]) -> None:
         # Gradient clipping, a hook of the optimizer, must see the true gradients.

@@ -51,6 +51,12 @@ def check_config(cfg: CfgNode, resume: bool = False, eval_only: bool = False, pr
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {processes} processes cannot share equally; "
             f"choose a multiple of {processes}"
         )
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if not eval_only and reference and cfg.SOLVER.IMS_PER_BATCH % reference:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which SOLVER.REFERENCE_WORLD_SIZE {reference} cannot "
+            f"share equally; choose a multiple of {reference}"
+        )
     check_datasets(cfg, train=not eval_only)
     if not eval_only:
         _say_what_is_doubtful(cfg)

@@ -1,9 +1,12 @@
 """No run is overwritten unless that was asked for, and then nothing but the run goes."""
 
+import subprocess
+import sys
+
 import pytest
 
 from sparsercnn import load_config
-from sparsercnn.engine.run_folder import changed_settings, check_run_folder, remove_run
+from sparsercnn.engine.run_folder import changed_settings, check_run_folder, only_training, remove_run
 from sparsercnn.errors import InputError
 
 
@@ -54,3 +57,24 @@ def test_changed_settings_are_named_with_both_values(cfg, tmp_path):
     assert steps.startswith("SOLVER.STEPS: ") and steps.endswith(" → [1, 2]")
     (tmp_path / "config.yaml").write_text("SOLVER: [")
     assert "cannot be read" in changed_settings(cfg)[0]
+
+
+TRY = """
+import sys
+from sparsercnn.engine.run_folder import only_training
+from sparsercnn.errors import InputError
+try:
+    with only_training(sys.argv[1]):
+        print("alone")
+except InputError as error:
+    print(error)
+"""
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    def attempt() -> str:
+        return subprocess.check_output([sys.executable, "-c", TRY, str(tmp_path)], text=True).strip()
+
+    with only_training(str(tmp_path)):
+        assert f"OUTPUT_DIR {tmp_path}: another training is running there" in attempt()
+    assert attempt() == "alone"
