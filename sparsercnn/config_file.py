@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -184,3 +185,17 @@ def _choose_device(cfg: CfgNode) -> None:
     except (RuntimeError, AssertionError) as error:  # which of them depends on the kind of device
         problem = one_line(str(error).partition("\n")[0])
         raise InputError(f"MODEL.DEVICE is {name!r}, which cannot be used here: {problem}") from error
+
+
+def leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys, such as SOLVER.BASE_LR, and values of a config, or of what a YAML file holds of one.
+
+    Args:
+        node: of which values may be nodes again.
+        prefix: put before every key.
+    """
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

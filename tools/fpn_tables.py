@@ -20,14 +20,13 @@ import os
 import shlex
 import statistics
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from sparsercnn import load_config
+from sparsercnn.config_file import leaves
 from sparsercnn.engine import check_config
 from sparsercnn.errors import InputError
 
@@ -50,20 +49,12 @@ PROPOSALS = "proposals"
 """Name of the run that makes the fixed proposals."""
 
 
-def flatten(node: dict, prefix: str = "") -> Iterator[Any]:
-    """Keys and values of a config in turn, as options."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield from (f"{prefix}{key}", value)
-
-
 def row_config(name: str, changes: Path | None, options: list[str]) -> CfgNode:
     """The config of one row of one table, such as "rpn_c4", with the keys of the file `changes` and then `options`."""
     if changes and not changes.is_file():
         raise InputError(f"config file {changes} does not exist")
-    changed = list(flatten(CfgNode.load_yaml_with_base(str(changes), allow_unsafe=False))) if changes else []
+    content = CfgNode.load_yaml_with_base(str(changes), allow_unsafe=False) if changes else {}
+    changed = [x for key_and_value in leaves(content) for x in key_and_value]
     return load_config(CONFIGS / f"{name}.yaml", [*changed, *options])
 
 

@@ -129,7 +129,7 @@ def perform(name: str, output: Path) -> bool:
         # In a process of its own, of which nothing is left in those after it.
         with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
             figures = pool.submit(part.run, part.count, SEED, Path(folder)).result()
-    except Exception:
+    except Exception:  # whatever one part fails of, the others are still to be done
         traceback.print_exc()
         print(f"{name}: failed; see {folder}", flush=True)
         return False

@@ -6,11 +6,11 @@ import fcntl
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
 
+from ..config_file import leaves
 from ..config_text import check_config_text
 from ..errors import InputError
 from ..files import PARTIAL
@@ -109,18 +109,10 @@ def changed_settings(cfg: CfgNode) -> list[str]:
             check_config_text(str(file))
         before = yaml.safe_load(file.read_text())
         after = yaml.safe_load(cfg.dump())
-        then, now = dict(_flat(before)), dict(_flat(after))
+        then, now = dict(leaves(before)), dict(leaves(after))
     except FileNotFoundError:
         return []
     except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         return [f"unknown, because config.yaml of the run cannot be read ({type(error).__name__})"]
     keys = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
     return [f"{key}: {then.get(key, 'unset')} → {now.get(key, 'unset')}" for key in keys]
-
-
-def _flat(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

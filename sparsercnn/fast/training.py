@@ -38,8 +38,8 @@ def prepare_for_training(model: nn.Module) -> None:
 def fastest_precision(device_type: str) -> torch.dtype:
     """The precision in which training on a device takes the least time: what `SOLVER.AMP.PRECISION auto` stands for.
 
-    bfloat16 on GPUs that have it, else float16 there. On CPUs bfloat16 with AMX, else float32: with AVX512-bf16 alone,
-    small detectors gain little.
+    bfloat16 on GPUs that have it, else float16 there. On CPUs bfloat16 with AMX, else float32: with AVX512-bf16 alone
+    some gain little and some much (docs/accuracy.md), which this does not tell apart.
 
     Args:
         device_type: "cuda" or "cpu".

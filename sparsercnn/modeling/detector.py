@@ -4,11 +4,10 @@ Sun et al., Sparse R-CNN: End-to-End Object Detection with Learnable Proposals, 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
@@ -16,16 +15,16 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from ..config import SPARSERCNN_DEFAULTS
-from ..errors import InputError, check_choice
+from ..errors import InputError
 from .boxes import image_whwh
 from .criterion import SetCriterion
 from .denoising import Denoising, NoisedObjects
 from .dense_queries import DensePredictions, DenseQueries
 from .distinct import sink_repeats
+from .fast_learning import fast_learning
 from .finite import report_broken, take_out_broken
 from .head import DynamicHead
-from .initial_boxes import INITIAL_BOXES, whole_image
-from .matcher import DynamicKMatcher, HungarianMatcher
+from .initial_boxes import whole_image
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,6 @@ class SparseRCNN(nn.Module):
                 f"MODEL.SparseRCNN.HIDDEN_DIM is {node.HIDDEN_DIM}, but {cfg.MODEL.BACKBONE.NAME} makes levels with "
                 f"these channels: {widths}. Set HIDDEN_DIM and the neck's output channels to the same number."
             )
-        check_choice("MODEL.SparseRCNN.PROPOSALS", node.PROPOSALS, (*INITIAL_BOXES, "dense"))
         head = DynamicHead(cfg, shapes)
         return {
             "backbone": backbone,
@@ -139,7 +137,7 @@ class SparseRCNN(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "use_focal": node.USE_FOCAL,
             "distinct_overlap": node.DISTINCT_OVERLAP,
-            **_fast_learning(cfg, shapes),
+            **fast_learning(cfg, shapes),
         }
 
     @property
@@ -319,35 +317,6 @@ class SparseRCNN(nn.Module):
         if self.distinct_overlap < 1:
             return sink_repeats(boxes, scores, classes, self.distinct_overlap)
         return boxes, scores, classes
-
-
-def _fast_learning(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> dict[str, Any]:
-    """The arguments of `SparseRCNN` for what makes training need fewer iterations; empty for the published detector.
-
-    Raises:
-        InputError: dense queries or denoising without `USE_FOCAL`, or levels that the head does not read.
-    """
-    node = cfg.MODEL.SparseRCNN
-    chosen: dict[str, Any] = {}
-    for key, is_used in (("PROPOSALS", node.PROPOSALS == "dense"), ("DENOISING_QUERIES", node.DENOISING_QUERIES)):
-        if is_used and not node.USE_FOCAL:
-            raise InputError(f"MODEL.SparseRCNN.{key} {node[key]} needs USE_FOCAL True")
-    if node.DENOISING_QUERIES:
-        chosen["denoising"] = Denoising(
-            node.NUM_CLASSES, node.HIDDEN_DIM, node.DENOISING_QUERIES, node.BOX_NOISE, node.LABEL_NOISE
-        )
-    if node.PROPOSALS != "dense":
-        return chosen | {"initial_boxes": INITIAL_BOXES[node.PROPOSALS](node.NUM_PROPOSALS)}
-    names = node.DENSE_IN_FEATURES or cfg.MODEL.ROI_HEADS.IN_FEATURES
-    for name in names:
-        check_choice("MODEL.SparseRCNN.DENSE_IN_FEATURES", name, cfg.MODEL.ROI_HEADS.IN_FEATURES)
-    matcher = DynamicKMatcher(**HungarianMatcher.from_config(cfg), last=True)
-    criterion = SetCriterion(**{**SetCriterion.from_config(cfg), "matcher": matcher})
-    strides = [cast(int, shapes[name].stride) for name in names]
-    chosen["dense_queries"] = DenseQueries(
-        names, strides, node.HIDDEN_DIM, node.NUM_CLASSES, node.NUM_PROPOSALS, criterion, node.PRIOR_PROB
-    )
-    return chosen
 
 
 def output_size(inputs: dict) -> tuple[int, int]:

@@ -3,13 +3,13 @@
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
 from operator import attrgetter
 
 import torch
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 
+from ...config_file import leaves
 from ...data import check_datasets
 from ...errors import InputError, check_choice, one_line
 from ...evaluation.test_time_augmentation import check_scale_ranges
@@ -73,7 +73,7 @@ def check_model(cfg: CfgNode, with_weights: bool = True) -> None:
     Raises:
         InputError: the first mistake.
     """
-    for key, value in _leaves(cfg):
+    for key, value in leaves(cfg):
         _check_number(key, value)
     for checks in TABLE:
         if checks.applies(cfg):
@@ -86,14 +86,6 @@ def check_model(cfg: CfgNode, with_weights: bool = True) -> None:
     if with_weights and weights and is_local and not os.path.isfile(weights.partition("?")[0]):
         raise InputError(f"MODEL.WEIGHTS: there is no file {one_line(weights)}")
     _check_builds(cfg)
-
-
-def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _check_number(key: str, value: object) -> None:

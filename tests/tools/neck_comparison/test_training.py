@@ -24,7 +24,7 @@ from tools.neck_comparison.training import Detector, Progress
 COMPARISONS = sorted((Path(__file__).parents[3] / "configs" / "compare").glob("*.yaml"))
 CONFIG = COMPARISONS[-1]
 BCCD = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "bccd"
-ARMS = (REFERENCE, CONTROL, *DEFAULT)
+ARMS = [arm for arm in (REFERENCE, CONTROL, *DEFAULT) if fits(arm, arm_config(arm, CONFIG))]
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,13 @@ def scenes(tmp_path_factory):
     )
 
 
+def test_all_but_rfp_which_feeds_back_into_a_resnet_take_part():
+    assert {arm.name for arm in DEFAULT} - {arm.name for arm in ARMS} == {"rfp"}
+
+
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
 def test_a_gradient_reaches_every_parameter_of_every_neck(arm, scenes):
     cfg = arm_config(arm, CONFIG, scenes)
-    if not fits(arm, cfg):
-        assert arm.name == "rfp"  # which feeds back into a ResNet
-        pytest.skip("RFP needs a ResNet below it")
     register_config_datasets(cfg)
     torch.manual_seed(0)
     progress = Progress(cfg, Detector(cfg, None))
