@@ -22,6 +22,8 @@ def sink_repeats(boxes: Tensor, scores: Tensor, classes: Tensor, overlap: float)
     """
     overlaps = paired_iou(boxes[:, :, None], boxes[:, None]).triu(diagonal=1)  # of better ones (rows) with each
     of_same_class = classes[:, :, None] == classes[:, None]
-    scores = torch.where(((overlaps > overlap) & of_same_class).any(1), 0.0, scores)
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    repeats = ((overlaps > overlap) & of_same_class).any(1)
+    # Not `sort`, whose stable form ONNX has no operator for.
+    order = (scores - repeats.to(scores.dtype)).topk(scores.shape[1]).indices
+    scores = torch.where(repeats, 0.0, scores).gather(1, order)
     return boxes.gather(1, order[..., None].expand(-1, -1, 4)), scores, classes.gather(1, order)
