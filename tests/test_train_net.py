@@ -104,6 +104,15 @@ def test_evaluation_with_test_time_augmentation(trained, tmp_path):
     assert read_results(tmp_path)["bbox"] == read_results(trained)["bbox"]
 
 
+def test_evaluation_after_a_stage_leaves_the_detections_of_all_stages_alone(trained, tmp_path):
+    weights = ["MODEL.WEIGHTS", trained / "model_final.pth", "OUTPUT_DIR", tmp_path]
+    assert run(*weights, "TEST.STAGES", [1], flags=["--eval-only"]) == 0
+    assert read_results(tmp_path).keys() == {"bbox", "bbox_stage1"}
+    names = ("inference", "inference_stage1")
+    of_all, of_first = ((tmp_path / name / "tiny" / "coco_instances_results.json").read_text() for name in names)
+    assert of_all == (trained / "inference" / "tiny" / "coco_instances_results.json").read_text() != of_first
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

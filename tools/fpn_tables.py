@@ -6,16 +6,14 @@
 
 The rows are the files of configs/fasterrcnn/fpn_paper/; what --train says replaces their keys, and KEY VALUE options
 replace both. Fast R-CNN gets the proposals of an RPN on FPN, trained for it, on training and test images.
-Tables (Markdown, JSON) are saved in --output. What was stopped continues with the same command: finished runs are kept,
-the interrupted one resumes from its last checkpoint.
+Trainings are processes of one thread, side by side. Tables (Markdown, JSON) are saved in --output. What was stopped
+continues with the same command: finished trainings are kept, others go on from their last checkpoint.
 
 Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017, tables 1 to 3.
 """
 
 import argparse
-import contextlib
 import json
-import logging
 import os
 import shlex
 import statistics
@@ -23,7 +21,6 @@ import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from tqdm import tqdm
 
 from sparsercnn import load_config
 from sparsercnn.config_file import leaves
@@ -33,7 +30,7 @@ from sparsercnn.errors import InputError
 # As a program, this file is found without the package that it belongs to.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.resumable_runs import runs_of, train
+from tools.trainings import add_arguments, read_metrics, train_all, training
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "fasterrcnn" / "fpn_paper"
 ROWS = ("c4", "c5", "fpn", "bottom_up", "no_laterals", "finest_only")
@@ -45,8 +42,6 @@ TABLES = {
     "fast": ("Fast R-CNN on fixed proposals", "bbox", PRECISIONS),
     "faster": ("Faster R-CNN", "bbox", PRECISIONS),
 }
-PROPOSALS = "proposals"
-"""Name of the run that makes the fixed proposals."""
 
 
 def row_config(name: str, changes: Path | None, options: list[str]) -> CfgNode:
@@ -58,30 +53,32 @@ def row_config(name: str, changes: Path | None, options: list[str]) -> CfgNode:
     return load_config(CONFIGS / f"{name}.yaml", [*changed, *options])
 
 
-def plan(args: argparse.Namespace) -> list[tuple[str, CfgNode]]:
-    """Names and configs of all runs, the first of which makes the proposals of Fast R-CNN where there are none."""
+def plan(args: argparse.Namespace) -> tuple[list[CfgNode], dict[str, list[CfgNode]]]:
+    """Configs of the trainings that make the proposals of Fast R-CNN, none where it needs none, and of those of rows.
+
+    Rows are called as in `row_config`.
+    """
     names = [f"{table}_{row}" for table in args.tables for row in args.rows]
     configs = {name: row_config(name, args.train, args.opts) for name in names}
-    runs = list(runs_of(configs, args.seeds, args.iterations, args.output))
-    if "fast" not in args.tables or args.published_proposals:
-        return runs
-    maker = row_config("rpn_fpn", args.train, args.opts)
-    maker.DATASETS.TEST = tuple(dict.fromkeys(maker.DATASETS.TRAIN + maker.DATASETS.TEST))
-    [(_, maker)] = runs_of({PROPOSALS: maker}, 1, args.iterations, args.output)
-    for name, cfg in runs:
-        if name.startswith("fast_"):
-            cfg.defrost()
-            for split in ("TRAIN", "TEST"):
-                files = (Path(maker.OUTPUT_DIR, "inference", d, "box_proposals.pkl") for d in cfg.DATASETS[split])
-                cfg.DATASETS[f"PROPOSAL_FILES_{split}"] = tuple(map(str, files))
-            cfg.freeze()
-    return [(PROPOSALS, maker), *runs]
-
-
-def read_metrics(cfg: CfgNode, task: str) -> dict[str, float | None]:
-    """The metrics of the first test set that a finished run left behind."""
-    path = Path(cfg.OUTPUT_DIR) / "inference" / cfg.DATASETS.TEST[0] / "metrics.json"
-    return json.loads(path.read_text())[task]
+    makers = []
+    if "fast" in args.tables and not args.published_proposals:
+        cfg = row_config("rpn_fpn", args.train, args.opts)
+        cfg.DATASETS.TEST = tuple(dict.fromkeys(cfg.DATASETS.TRAIN + cfg.DATASETS.TEST))
+        makers = [training(cfg, 1, args.output / "runs" / "proposals", args.iterations)]
+        made = Path(makers[0].OUTPUT_DIR) / "inference"
+        for name, cfg in configs.items():
+            if name.startswith("fast_"):
+                for split in ("TRAIN", "TEST"):
+                    files = tuple(str(made / data / "box_proposals.pkl") for data in cfg.DATASETS[split])
+                    cfg.DATASETS[f"PROPOSAL_FILES_{split}"] = files
+    rows = {
+        name: [
+            training(cfg, seed, args.output / "runs" / name / f"seed{seed}", args.iterations)
+            for seed in range(1, args.seeds + 1)
+        ]
+        for name, cfg in configs.items()
+    }
+    return makers, rows
 
 
 def markdown(table: str, rows: dict[str, list[dict[str, float | None]]]) -> str:
@@ -102,36 +99,27 @@ def cell(values: list[float | None]) -> str:
 
 
 def make_tables(args: argparse.Namespace, command: str) -> str:
-    """Train all runs, and return the tables as they are saved.
+    """Train all rows, and return the tables as they are saved.
 
     Raises:
-        InputError: a config is wrong, or the output folder holds other runs.
+        InputError: a config is wrong, the output folder holds other trainings, or one failed.
     """
-    runs = list(plan(args))
-    for cfg in dict(runs).values():
+    makers, rows = plan(args)
+    for cfg, *_ in rows.values():
         check_config(cfg if args.published_proposals else _without_proposals(cfg))
-    args.output.mkdir(parents=True, exist_ok=True)
-    # The progress bar has the terminal; a training run logs to this file.
-    logging.basicConfig(filename=args.output / "log.txt", level=logging.INFO)
+    train_all(makers, args.jobs)
+    # Seed by seed, so that a first table is there early.
+    train_all([cfg for of_one_seed in zip(*rows.values(), strict=True) for cfg in of_one_seed], args.jobs)
     results: dict[str, dict[str, list]] = {table: {} for table in args.tables}
-    with (
-        tqdm(total=sum(cfg.SOLVER.MAX_ITER for _, cfg in runs), desc="training", unit="it") as bar,
-        open(args.output / "log.txt", "a") as log,
-        contextlib.redirect_stdout(log),
-    ):
-        for name, cfg in runs:
-            bar.set_description(f"{name}, seed {cfg.SEED} of {args.seeds}")
-            train(cfg, bar)
-            if name != PROPOSALS:
-                table, _, row = name.partition("_")
-                results[table].setdefault(row, []).append(read_metrics(cfg, TABLES[table][1]))
-    cfg = runs[0][1]
+    for name, configs in rows.items():
+        table, _, row = name.partition("_")
+        results[table][row] = [read_metrics(cfg, TABLES[table][1]) for cfg in configs]
+    cfg = next(iter(rows.values()))[0]
     caption = f"{cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images, {args.seeds} seeds (± is their "
     caption += f"standard deviation), {cfg.DATASETS.TEST[0]}. Made by `{command}`."
-    in_order = {table: {row: rows[row] for row in args.rows} for table, rows in results.items()}
-    text = "\n".join([caption, "", *(markdown(table, rows) for table, rows in in_order.items())])
+    text = "\n".join([caption, "", *(markdown(table, found) for table, found in results.items())])
     (args.output / "fpn_tables.md").write_text(text)
-    (args.output / "fpn_tables.json").write_text(json.dumps({"command": command, "tables": in_order}, indent=2))
+    (args.output / "fpn_tables.json").write_text(json.dumps({"command": command, "tables": results}, indent=2))
     return text
 
 
@@ -152,12 +140,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--published-proposals", action="store_true", help="Fast R-CNN uses the proposal files that its configs name"
     )
-    parser.add_argument("--seeds", type=int, default=1, help="training runs of each row")
-    parser.add_argument("--iterations", type=int, help="of each training run, instead of SOLVER.MAX_ITER")
-    parser.add_argument("--output", type=Path, default=Path("output/fpn_tables"), help="folder for all results")
+    parser.add_argument("--iterations", type=int, help="of each training, instead of SOLVER.MAX_ITER")
+    add_arguments(parser, seeds=1, output=Path("output/fpn_tables"))
     args = parser.parse_args(argv)
-    if args.seeds < 1 or (args.iterations is not None and args.iterations < 1):
-        parser.error("--seeds and --iterations must be positive")
+    if args.iterations is not None and args.iterations < 2:
+        parser.error("--iterations must be at least 2")
     return args
 
 

@@ -73,14 +73,15 @@ class EvaluatingTrainer(DefaultTrainer):
 
         With `TEST.AUG` enabled it is evaluated again with test-time augmentation; these results have the suffix `_TTA`.
         So it is with each number of refinement stages in `TEST.STAGES`; the suffix is `_stage2`.
-        Each data set's metrics are also written to OUTPUT_DIR/inference/NAME/metrics.json.
+        Detections are saved in OUTPUT_DIR/inference/NAME, those of the others in inference_TTA and inference_stage2 there;
+        all metrics of a data set in OUTPUT_DIR/inference/NAME/metrics.json.
         """
         module = model.module if isinstance(model, DistributedDataParallel) else model
         prepared = build_inference_model(cfg, module)
         results = cls._test(cfg, prepared, module, evaluators=evaluators)
         for stages in cfg.TEST.STAGES:
             shorter = build_inference_model(cfg, with_stages(module, stages))
-            with_stage = cls._test(cfg, shorter, module, f"stage{stages}", evaluators=evaluators)
+            with_stage = cls._test(cfg, shorter, module, f"stage{stages}", f"inference_stage{stages}", evaluators)
             results.update({f"{key}_stage{stages}": value for key, value in with_stage.items()})
         if cfg.TEST.AUG.ENABLED:
             logging.getLogger(__name__).info("Running inference with test-time augmentation ...")

@@ -34,11 +34,19 @@ def count_gmacs(detector: nn.Module, image: Tensor) -> dict[str, float]:
 
     It counts convolutions and matrix products; pooling, norms and other element-wise arithmetic are left out.
     """
-    analysis = FlopCountAnalysis(_Traceable(detector.eval()), image)
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-    flops = analysis.by_module()
+    flops = _analyze(detector, image).by_module()
     parts = ("", "detector.backbone", "detector.backbone.bottom_up", "detector.head")
     return _by_part(*(flops[part] / 1e9 for part in parts))
+
+
+def count_total_gmacs(detector: nn.Module, image: Tensor) -> float:
+    """The total of `count_gmacs`, of any detector."""
+    return _analyze(detector, image).total() / 1e9
+
+
+def _analyze(detector: nn.Module, image: Tensor) -> FlopCountAnalysis:
+    analysis = FlopCountAnalysis(_Traceable(detector.eval()), image)
+    return analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
 
 
 def _by_part(total: float, backbone: float, bottom_up: float, head: float) -> dict[str, float]:

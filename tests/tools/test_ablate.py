@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsercnn.engine.run_folder import check_run_folder
-from tools import ablate
+from tools import ablate, trainings
 
 from ..sparsercnn.golden import GOLDEN
 
@@ -19,7 +18,7 @@ def trained(monkeypatch):
     done = []
 
     def train(cfg):
-        done.append(cfg.clone())
+        done.append(cfg)
         folder = Path(cfg.OUTPUT_DIR)
         is_whole = cfg.SOLVER.EMA_DECAY > 0 and cfg.MODEL.SparseRCNN.PROPOSALS != "image"
         metrics = {"AP": cfg.SEED + 10.0 * is_whole, "AP50": 50.0}
@@ -30,11 +29,12 @@ def trained(monkeypatch):
         (folder / "run.yaml").write_text(cfg.dump())
         (folder / "metrics.json").write_text('{"iteration": 3, "bbox/AP": 1.0}\n{"iteration": 4}\n')
         (folder / "model_final.pth").touch()
+        return 1.0
 
-    def seconds_per_step(config, variant, options, folder):
-        return 2.0 if variant == "+ dense" else 1.0
+    def seconds_per_step(config, options, folder):
+        return {variant: 2.0 if variant == "+ dense" else 1.0 for variant in ablate.VARIANTS}
 
-    monkeypatch.setattr(ablate, "train", train)
+    monkeypatch.setattr(trainings, "_train", train)
     monkeypatch.setattr(ablate, "seconds_per_step", seconds_per_step)
     monkeypatch.setattr(ablate, "check_config", lambda cfg: None)
     return done
@@ -46,7 +46,8 @@ def run(output, *words):
 
 def test_every_switch_alone_and_all_together_with_both_budgets(tmp_path, trained, capsys):
     assert run(tmp_path, "--seeds", "2") == 0
-    assert len(trained) == 2 * (2 * len(ablate.VARIANTS) - 1)
+    # What takes the published detector's time needs one training for both budgets: all but "dense" here.
+    assert len(trained) == 2 * (len(ablate.VARIANTS) + 1)
     assert f"{len(trained)} of {len(trained)} runs" in capsys.readouterr().out
     iterations = {Path(cfg.OUTPUT_DIR).relative_to(tmp_path).parts[1:3]: cfg.SOLVER.MAX_ITER for cfg in trained}
     assert iterations["iterations", "dense"] == 100 and iterations["time", "dense"] == 50
@@ -71,21 +72,4 @@ def test_finished_runs_are_kept_and_those_of_other_settings_refused(tmp_path, tr
     before = len(trained)
     assert run(tmp_path, "--seeds", "1") == 0 and len(trained) == before
     assert run(tmp_path, "--seeds", "1", "SOLVER.BASE_LR", "0.1") == 2
-    assert "holds a run with other settings" in capsys.readouterr().err
-
-
-def test_a_training_that_was_killed_before_its_first_checkpoint_continues(tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(ablate.subprocess, "call", lambda command, **_: calls.append(command) or 0)
-    cfg = ablate.variant_config(QUICKSTART, "together", 2, ["OUTPUT_DIR", str(tmp_path)])
-    (tmp_path / "metrics.json").write_text('{"iteration": 0}')
-    ablate.train(cfg)
-    (command,) = calls
-    check_run_folder(cfg, *(flag in command for flag in ("--resume", "--overwrite")))
-
-
-def test_a_failed_training_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ablate.subprocess, "call", lambda *args, **kwargs: 3)
-    monkeypatch.setattr(ablate, "check_config", lambda cfg: None)
-    assert run(tmp_path, "--seeds", "1") == 2
-    assert "failed with status 3" in capsys.readouterr().err
+    assert "holds a training with other settings" in capsys.readouterr().err

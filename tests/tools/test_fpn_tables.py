@@ -1,13 +1,11 @@
 """The tables of the FPN paper: what each row changes, and one command from training to the printed columns."""
 
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from sparsercnn.engine import build_model
@@ -23,7 +21,7 @@ INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64
 
 @pytest.fixture
 def squares(tmp_path):
-    """A registered data set of two pictures with a square each."""
+    """Options that name a data set of two pictures with a square each."""
     images, annotations = [], []
     for i in (1, 2):
         pixels = np.random.default_rng(i).integers(0, 80, (64, 64, 3), dtype=np.uint8)
@@ -34,19 +32,16 @@ def squares(tmp_path):
         annotations.append(box)
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]}
     (tmp_path / "squares.json").write_text(json.dumps(content))
-    register_coco_instances("squares", {}, str(tmp_path / "squares.json"), str(tmp_path))
-    yield
+    yield ["DATASETS.COCO_JSON", str([["squares", str(tmp_path / "squares.json"), str(tmp_path)]])]
     DatasetCatalog.remove("squares")
     MetadataCatalog.remove("squares")
-    for name in ("detectron2", "fvcore"):  # the trainer took these logs over
-        logging.getLogger(name).propagate = True
-        logging.getLogger(name).handlers.clear()
 
 
+@pytest.mark.slow  # three processes, one after the other
 def test_rpn_and_fast_rcnn_on_its_proposals(squares, tmp_path, capsys):
     command = ["--tables", "rpn", "fast", "--rows", "c5", "--train", SMALL, "--iterations", 2]
     command = [*map(str, command), "--output", str(tmp_path / "out")]
-    assert fpn_tables.main([*OPTIONS, *command]) == 0
+    assert fpn_tables.main([*OPTIONS, *squares, *command]) == 0
     printed = capsys.readouterr().out
     assert "| AR^100 | AR^1k | AR_s^1k | AR_m^1k | AR_l^1k |" in printed
     assert "| AP@0.5 | AP | AP_s | AP_m | AP_l |" in printed

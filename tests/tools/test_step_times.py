@@ -1,0 +1,45 @@
+"""Times of training steps in turns."""
+
+import contextlib
+
+import pytest
+
+from sparsercnn import load_config
+from tools import step_times as module
+
+from ..tiny_run import QUICKSTART, TINY
+
+
+@pytest.mark.usefixtures("loggers")
+def test_real_trainings_write_nothing(tiny, tmp_path):
+    cfg = load_config(QUICKSTART, [*TINY, "OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.EMA_DECAY", 0.99])
+    seconds = module.step_times({"first": cfg.dump(), "second": cfg.dump()})
+    assert list(seconds) == ["first", "second"] and min(seconds.values()) > 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_medians_of_steps_in_turns_without_the_first(monkeypatch):
+    clock, order = [0.0], []
+
+    class Trainer:
+        storage = contextlib.nullcontext()
+
+        def __init__(self, cfg):
+            self.cfg = cfg
+
+        def before_train(self):
+            clock[0] += 1000
+
+        def run_step(self):
+            batches = self.cfg.SOLVER.ACCUMULATE
+            order.append(batches)
+            clock[0] += 100 if self.iter < module.WARM_UP else batches
+
+        before_step = after_step = lambda self: None
+
+    monkeypatch.setattr(module, "Trainer", Trainer)
+    monkeypatch.setattr(module.time, "process_time", lambda: clock[0])
+    options = [*TINY, "DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "()"]
+    configs = {str(n): load_config(QUICKSTART, [*options, "SOLVER.ACCUMULATE", n]).dump() for n in (1, 4)}
+    assert module.step_times(configs) == {"1": 1, "4": 4}
+    assert order == [1, 4] * (module.WARM_UP + module.ROUNDS)

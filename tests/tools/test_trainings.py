@@ -1,0 +1,103 @@
+"""Trainings side by side: their budgets, what is kept of them, and what is done when one fails or was killed."""
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+from sparsercnn import load_config
+from sparsercnn.engine.run_folder import check_run_folder
+from sparsercnn.errors import InputError
+from tools import trainings
+
+from ..sparsercnn.golden import GOLDEN
+
+CONFIG = GOLDEN.parents[1] / "configs" / "bccd.yaml"
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    """A training of four iterations in a folder of its own."""
+    return trainings.training(load_config(CONFIG), 7, tmp_path / "run", 4)
+
+
+class Process:
+    """Stands in for a training: writes its checkpoints, and ends with a status."""
+
+    def __init__(self, monkeypatch, status=0):
+        self.commands, self.status = [], status
+        monkeypatch.setattr(trainings.subprocess, "Popen", self.start)
+        monkeypatch.setattr(trainings.os, "wait4", lambda pid, options: (pid, self.status << 8, self))
+
+    ru_maxrss = 2048
+    pid = 0
+
+    def start(self, command, stdout, stderr, env):
+        self.commands.append(command)
+        self.environment = env
+        folder = Path(command[command.index("--config-file") + 1]).parent
+        for name in ("model_0000001.pth", "model_final.pth"):
+            (folder / name).touch()
+        return self
+
+
+def test_warm_up_and_steps_scale_with_the_iterations():
+    cfg = load_config(CONFIG, ["SOLVER.STEPS", (1000, 1500)])
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (2000, 200)
+    short = trainings.training(cfg, 3, Path("somewhere"), 500)
+    assert (short.SOLVER.MAX_ITER, short.SOLVER.WARMUP_ITERS, short.SOLVER.STEPS) == (500, 50, (250, 375))
+    assert (short.SEED, short.OUTPUT_DIR) == (3, "somewhere")
+    assert (short.SOLVER.CHECKPOINT_PERIOD, short.TEST.EVAL_PERIOD) == (125, 0)
+    assert trainings.training(cfg, 3, Path("somewhere"), 500, with_curve=True).TEST.EVAL_PERIOD == 125
+    assert trainings.training(cfg, 3, Path("somewhere")).SOLVER.MAX_ITER == 2000
+    assert cfg.SOLVER.MAX_ITER == 2000
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_is_kept_of_a_training(cfg, monkeypatch, keep):
+    process = Process(monkeypatch)
+    trainings.train_all([cfg], 1, keep_weights=keep)
+    assert [file.name for file in Path(cfg.OUTPUT_DIR).glob("*.pth")] == ["model_final.pth"] * keep
+    assert trainings.read_memory(cfg) == 2
+    assert process.environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_finished_trainings_are_not_done_again(cfg, monkeypatch):
+    process = Process(monkeypatch)
+    assert not trainings.is_finished(cfg)
+    trainings.train_all([cfg], 1)
+    trainings.train_all([cfg], 1)
+    assert trainings.is_finished(cfg) and len(process.commands) == 1
+
+
+def test_other_settings_are_refused_before_anything_is_trained(cfg, tmp_path, monkeypatch):
+    process = Process(monkeypatch)
+    trainings.train_all([cfg], 1)
+    others = [trainings.training(cfg, 1, tmp_path / "new"), trainings.training(cfg, 8, Path(cfg.OUTPUT_DIR))]
+    with pytest.raises(InputError, match="run holds a training with other settings: choose another --output"):
+        trainings.train_all(others, 2)
+    assert len(process.commands) == 1
+
+
+def test_a_failed_training_names_its_log(cfg, monkeypatch):
+    Process(monkeypatch, status=3)
+    with pytest.raises(InputError, match=r"failed with status 3; see .*output.txt"):
+        trainings.train_all([cfg], 1)
+    assert not trainings.is_finished(cfg)
+    assert (Path(cfg.OUTPUT_DIR) / "model_0000001.pth").exists()
+
+
+def test_a_training_that_was_killed_before_its_first_checkpoint_continues(cfg, monkeypatch):
+    process = Process(monkeypatch)
+    Path(cfg.OUTPUT_DIR).mkdir()
+    (Path(cfg.OUTPUT_DIR) / "metrics.json").write_text('{"iteration": 0}')
+    trainings.train_all([cfg], 1)
+    (command,) = process.commands
+    check_run_folder(cfg, *(flag in command for flag in ("--resume", "--overwrite")))
+
+
+def test_intervals_are_those_of_student():
+    assert trainings.interval([10.0]) == "10.0"
+    # 4.303 is the 97.5 % quantile with two degrees of freedom.
+    half = 4.303 * statistics.stdev([10.0, 12.0, 17.0]) / 3**0.5
+    assert trainings.interval([10.0, 12.0, 17.0]) == f"13.0 ± {half:.1f}"

@@ -1,0 +1,162 @@
+"""Trainings of a comparison, side by side in processes of one thread each: done, resumed, or found finished."""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from scipy import stats
+from tqdm import tqdm
+
+from sparsercnn.errors import InputError
+from sparsercnn.files import write_whole
+
+ROOT = Path(__file__).resolve().parent.parent
+# Of a training: one that is killed loses a quarter.
+CHECKPOINTS = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser, seeds: int, output: Path) -> None:
+    """Add what all comparisons are told: --seeds, --jobs and --output, with these defaults."""
+    parser.add_argument("--seeds", type=_positive, default=seeds, help="trainings of each row (default: %(default)s)")
+    parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="at a time (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=output, help="folder for all results (default: %(default)s)")
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def training(cfg: CfgNode, seed: int, folder: Path, iterations: int | None = None, with_curve: bool = False) -> CfgNode:
+    """The config of one training.
+
+    Args:
+        cfg: of the detector.
+        seed: of the training.
+        folder: for its results.
+        iterations: how many; warm-up and steps are at the same fractions of them as in `cfg`. None for those of `cfg`.
+        with_curve: whether it is evaluated at each checkpoint, and not in the end alone.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SEED = seed
+    cfg.OUTPUT_DIR = str(folder)
+    scale = (iterations or cfg.SOLVER.MAX_ITER) / cfg.SOLVER.MAX_ITER
+    cfg.SOLVER.MAX_ITER = max(2, round(cfg.SOLVER.MAX_ITER * scale))
+    cfg.SOLVER.WARMUP_ITERS = max(1, round(cfg.SOLVER.WARMUP_ITERS * scale))
+    cfg.SOLVER.STEPS = tuple(round(step * scale) for step in cfg.SOLVER.STEPS)
+    cfg.SOLVER.CHECKPOINT_PERIOD = -(-cfg.SOLVER.MAX_ITER // CHECKPOINTS)
+    cfg.TEST.EVAL_PERIOD = cfg.SOLVER.CHECKPOINT_PERIOD if with_curve else 0
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.freeze()
+    return cfg
+
+
+def train_all(configs: Sequence[CfgNode], jobs: int, keep_weights: bool = False) -> None:
+    """Do all trainings that are not finished, the first ones first.
+
+    A training leaves `metrics.json`, `peak_mib` and, for each test set, `inference/*/metrics.json` in its folder.
+
+    Args:
+        configs: of `training`.
+        jobs: how many at a time.
+        keep_weights: whether `model_final.pth` stays; all other checkpoints are deleted, they would fill a disk.
+
+    Raises:
+        InputError: a folder holds a training with other settings, or a training failed.
+    """
+    for cfg in configs:
+        _check_folder(cfg)
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(_finish, cfg, keep_weights) for cfg in configs]
+        try:
+            for future in tqdm(as_completed(futures), total=len(futures), desc="trainings"):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def is_finished(cfg: CfgNode) -> bool:
+    """Whether this training came to its end."""
+    return (Path(cfg.OUTPUT_DIR) / "peak_mib").exists()
+
+
+def weights_of(cfg: CfgNode) -> Path:
+    """Where a training leaves its weights."""
+    return Path(cfg.OUTPUT_DIR) / "model_final.pth"
+
+
+def read_metrics(cfg: CfgNode, task: str = "bbox") -> dict[str, float | None]:
+    """What a finished training measured on its first test set."""
+    file = Path(cfg.OUTPUT_DIR) / "inference" / cfg.DATASETS.TEST[0] / "metrics.json"
+    return json.loads(file.read_text())[task]
+
+
+def read_curve(cfg: CfgNode) -> list[tuple[int, float]]:
+    """(iterations done, AP) at each evaluation of a finished training."""
+    lines = map(json.loads, (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines())
+    return [(line["iteration"] + 1, line["bbox/AP"]) for line in lines if "bbox/AP" in line]
+
+
+def read_memory(cfg: CfgNode) -> float:
+    """The most memory, in MiB, that the process of a finished training held."""
+    return float((Path(cfg.OUTPUT_DIR) / "peak_mib").read_text())
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and half the 95 % interval of it by Student's t, without the latter for a single value."""
+    mean = statistics.mean(values)
+    if len(values) == 1:
+        return f"{mean:.1f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.1f} ± {half:.1f}"
+
+
+def _check_folder(cfg: CfgNode) -> None:
+    settings = Path(cfg.OUTPUT_DIR) / "run.yaml"
+    if settings.exists() and settings.read_text() != cfg.dump():
+        raise InputError(
+            f"{cfg.OUTPUT_DIR} holds a training with other settings: choose another --output, or remove the folder"
+        )
+
+
+def _finish(cfg: CfgNode, keep_weights: bool) -> None:
+    if is_finished(cfg):
+        return
+    peak = _train(cfg)
+    folder = Path(cfg.OUTPUT_DIR)
+    for checkpoint in folder.rglob("*.pth"):
+        if not (keep_weights and checkpoint == weights_of(cfg)):
+            checkpoint.unlink()
+    write_whole(folder / "peak_mib", lambda file: file.write(f"{peak:.0f}\n".encode()))
+
+
+def _train(cfg: CfgNode) -> float:
+    """Train in a process of one thread, from where it was stopped if it was; its log is OUTPUT_DIR/output.txt.
+
+    Returns:
+        The most memory, in MiB, that the process held.
+
+    Raises:
+        InputError: the process failed.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "run.yaml"
+    settings.write_text(cfg.dump())
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(settings), "--resume"]
+    with open(folder / "output.txt", "a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        _, status, usage = os.wait4(process.pid, 0)
+    if code := os.waitstatus_to_exitcode(status):
+        raise InputError(f"a training failed with status {code}; see {folder / 'output.txt'}")
+    return usage.ru_maxrss / 1024  # of Linux, which counts kibibytes
