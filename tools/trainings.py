@@ -104,7 +104,8 @@ def read_metrics(cfg: CfgNode, task: str = "bbox") -> dict[str, float | None]:
 def read_curve(cfg: CfgNode) -> list[tuple[int, float]]:
     """(iterations done, AP) at each evaluation of a finished training."""
     lines = map(json.loads, (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines())
-    return [(line["iteration"] + 1, line["bbox/AP"]) for line in lines if "bbox/AP" in line]
+    most = cfg.SOLVER.MAX_ITER
+    return [(min(line["iteration"] + 1, most), line["bbox/AP"]) for line in lines if "bbox/AP" in line]
 
 
 def read_memory(cfg: CfgNode) -> float:

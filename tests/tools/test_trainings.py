@@ -96,6 +96,14 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_continues(cfg, m
     check_run_folder(cfg, *(flag in command for flag in ("--resume", "--overwrite")))
 
 
+def test_a_curve_counts_iterations_from_one_and_ends_with_the_last(cfg):
+    Path(cfg.OUTPUT_DIR).mkdir()
+    # As the trainer writes them: the last evaluation comes after the last iteration.
+    lines = '{"iteration": 1, "bbox/AP": 2.0}\n{"iteration": 2, "lr": 0.1}\n{"iteration": 4, "bbox/AP": 3.0}\n'
+    (Path(cfg.OUTPUT_DIR) / "metrics.json").write_text(lines)
+    assert trainings.read_curve(cfg) == [(2, 2.0), (4, 3.0)]
+
+
 def test_intervals_are_those_of_student():
     assert trainings.interval([10.0]) == "10.0"
     # 4.303 is the 97.5 % quantile with two degrees of freedom.
