@@ -24,14 +24,21 @@ from detectron2.config import CfgNode
 from sparsercnn import load_config
 from sparsercnn.engine import check_config
 from sparsercnn.errors import InputError
-from sparsercnn.files import write_json
 
 # As a program, this file is found without the package that it belongs to.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.neck_comparison.laboratory import start_pool
-from tools.step_times import step_times
-from tools.trainings import add_arguments, interval, is_finished, read_curve, read_metrics, train_all, training
+from tools.step_times import measured_once
+from tools.trainings import (
+    add_arguments,
+    check_test_set,
+    interval,
+    is_finished,
+    read_curve,
+    read_metrics,
+    train_all,
+    training,
+)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -66,6 +73,8 @@ VARIANTS: dict[str, dict[str, object]] = {
 """Options of each row; "together" is the config as it is."""
 BUDGETS = ("iterations", "time")
 METRICS = ("AP", "AP50")
+# Colors of two curves; the others have matplotlib's, of which there are as many as switches.
+STANDING_OUT = {"published": "black", "together": "crimson"}
 SAME_TIME = 0.05
 """Where steps differ by less than this share from the published detector's, one training serves both budgets."""
 
@@ -83,18 +92,6 @@ class Run:
 def variant_config(config: Path, variant: str, options: list[str]) -> CfgNode:
     """The config of a variant."""
     return load_config(config, [*options, *(x for item in VARIANTS[variant].items() for x in item)])
-
-
-def seconds_per_step(config: Path, options: list[str], folder: Path) -> dict[str, float]:
-    """Seconds that a training step of each variant takes, measured once and then read from `folder`."""
-    file = folder / "seconds.json"
-    if not file.exists():
-        variants = {variant: variant_config(config, variant, options).dump() for variant in VARIANTS}
-        with start_pool(1) as pool:
-            seconds = pool.submit(step_times, variants).result()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, seconds)
-    return json.loads(file.read_text())
 
 
 def runs_of(args: argparse.Namespace, seconds: dict[tuple[str, str], float]) -> Iterator[Run]:
@@ -150,8 +147,8 @@ def plot(results: dict[tuple[str, str, str], list[dict]], seconds: dict[tuple[st
             curves = [result["curve"] for result in results[data, variant, "time"]]
             points = list(zip(*curves, strict=False))
             minutes = [point[0][0] * seconds[data, variant] / 60 for point in points]
-            width = 2.5 if variant in ("published", "together") else 1.0
-            axes.plot(minutes, [statistics.mean(ap for _, ap in p) for p in points], label=variant, linewidth=width)
+            look = {"color": STANDING_OUT.get(variant), "linewidth": 2.5 if variant in STANDING_OUT else 1.2}
+            axes.plot(minutes, [statistics.mean(ap for _, ap in p) for p in points], label=variant, **look)
         axes.set(title=data, xlabel="minutes of training, one thread", ylabel="AP")
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)
@@ -167,12 +164,15 @@ def ablate(args: argparse.Namespace, command: str) -> str:
     if len({config.stem for config in args.configs}) < len(args.configs):
         raise InputError("two configs have the same file name, which is what the table calls them")
     for config in args.configs:
-        check_config(variant_config(config, "together", args.opts))
+        cfg = variant_config(config, "together", args.opts)
+        check_config(cfg)
+        check_test_set(cfg)
     args.output.mkdir(parents=True, exist_ok=True)
     seconds = {}
     for config in args.configs:
         print(f"{config.stem}: measuring steps ...", flush=True)
-        for variant, time in seconds_per_step(config, args.opts, args.output / config.stem).items():
+        configs = {variant: variant_config(config, variant, args.opts) for variant in VARIANTS}
+        for variant, time in measured_once(configs, args.output / config.stem / "seconds.json").items():
             seconds[config.stem, variant] = time
     runs = list(runs_of(args, seconds))
     left = [run for run in runs if not is_finished(run.cfg)]

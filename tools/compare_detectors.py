@@ -13,6 +13,7 @@ was stopped continues with the same command: finished trainings are kept, others
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import shlex
 import statistics
@@ -29,10 +30,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import nn
 
 from sparsercnn import load_config
 from sparsercnn.data.images import read_image
-from sparsercnn.engine import build_model, check_config
+from sparsercnn.engine import SparseRCNNCheckpointer, build_model, check_config
 from sparsercnn.errors import InputError
 from sparsercnn.evaluation.costs import count_total_gmacs
 from sparsercnn.files import write_json
@@ -42,9 +44,17 @@ from sparsercnn.predictor import Predictor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import harness
-from tools.neck_comparison.laboratory import start_pool
-from tools.step_times import step_times
-from tools.trainings import add_arguments, interval, read_memory, read_metrics, train_all, training, weights_of
+from tools.step_times import measured_once
+from tools.trainings import (
+    add_arguments,
+    check_test_set,
+    interval,
+    read_memory,
+    read_metrics,
+    train_all,
+    training,
+    weights_of,
+)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -59,13 +69,16 @@ def detectors(args: argparse.Namespace) -> dict[Name, CfgNode]:
     """The config of each pair.
 
     Raises:
-        InputError: a config is wrong, two are of the same detector, or they differ in the test set.
+        InputError: a config is wrong or takes no neck, two are of the same detector, or they differ in the test set.
     """
     found = {}
     for config in args.configs:
         for neck in args.necks:
             cfg = load_config(config, [*args.opts, "MODEL.NECK.NAME", neck])
             check_config(cfg)
+            check_test_set(cfg)
+            if cfg.MODEL.BACKBONE.NAME != "build_neck_backbone":
+                raise InputError(f"{config}: MODEL.BACKBONE.NAME must be build_neck_backbone, which takes any neck")
             name = cfg.MODEL.META_ARCHITECTURE, neck
             if name in found:
                 raise InputError(f"{config} is a second config of {name[0]}, or the neck {neck} is named twice")
@@ -73,21 +86,6 @@ def detectors(args: argparse.Namespace) -> dict[Name, CfgNode]:
     if len({cfg.DATASETS.TEST for cfg in found.values()}) > 1:
         raise InputError("the configs differ in DATASETS.TEST")
     return found
-
-
-def measure_steps(configs: Mapping[Name, CfgNode], file: Path) -> dict[Name, float]:
-    """Seconds of a training step of each pair, measured once and then read from `file`."""
-    if not file.exists():
-        with start_pool(1) as pool:
-            dumps = {"/".join(name): cfg.dump() for name, cfg in configs.items()}
-            seconds = pool.submit(step_times, dumps).result()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, seconds)
-    seconds = json.loads(file.read_text())
-    try:
-        return {name: seconds["/".join(name)] for name in configs}
-    except KeyError as error:
-        raise InputError(f"{file.parent} holds a comparison without {error}: choose another --output") from error
 
 
 def average_recall(cfg: CfgNode) -> float:
@@ -125,11 +123,19 @@ def first_picture(cfg: CfgNode) -> np.ndarray:
     return read_image(DatasetCatalog.get(cfg.DATASETS.TEST[0])[0]["file_name"], "RGB")
 
 
-def gmacs(cfg: CfgNode) -> float:
+def load_model(cfg: CfgNode) -> nn.Module:
+    """The model that a training left."""
+    model = build_model(cfg)
+    SparseRCNNCheckpointer(model).load(str(weights_of(cfg)))
+    return model
+
+
+def gmacs(cfg: CfgNode, model: nn.Module) -> float:
     """Billions of multiply-adds for the first picture of the test set, at the size that the detector sees it."""
     resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    picture = resize.get_transform(image := first_picture(cfg)).apply_image(image)
-    return count_total_gmacs(build_model(cfg), torch.from_numpy(picture.transpose(2, 0, 1).copy()).float())
+    image = first_picture(cfg)
+    picture = resize.get_transform(image).apply_image(image).transpose(2, 0, 1)
+    return count_total_gmacs(model, torch.from_numpy(picture.copy()).float())
 
 
 def rows_of(runs: Mapping[Name, Sequence[CfgNode]]) -> list[dict]:
@@ -138,6 +144,7 @@ def rows_of(runs: Mapping[Name, Sequence[CfgNode]]) -> list[dict]:
     rows = []
     for (detector, neck), configs in runs.items():
         metrics = [read_metrics(cfg) for cfg in configs]
+        model = load_model(configs[0])
         row = {
             "detector": detector,
             "neck": neck,
@@ -145,8 +152,8 @@ def rows_of(runs: Mapping[Name, Sequence[CfgNode]]) -> list[dict]:
             "AP": [found["AP"] for found in metrics],
             "AP50": [found["AP50"] for found in metrics],
             "AR": [average_recall(cfg) for cfg in configs],
-            "parameters": sum(p.numel() for p in build_model(configs[0]).parameters()) / 1e6,
-            "gmacs": gmacs(configs[0]),
+            "parameters": sum(p.numel() for p in model.parameters()) / 1e6,
+            "gmacs": gmacs(configs[0], model),
             "ms": milliseconds[detector, neck],
             "training_mib": max(map(read_memory, configs)),
         }
@@ -168,7 +175,7 @@ def markdown(rows: Sequence[dict]) -> str:
 def plot(rows: Sequence[dict], path: Path) -> None:
     """AP over milliseconds of a picture: a color for each detector, a mark for each neck, a bar from worst to best."""
     colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(row["detector"] for row in rows))}
-    marks = dict(zip(dict.fromkeys(row["neck"] for row in rows), "os^Dv*Px", strict=False))
+    marks = dict(zip(dict.fromkeys(row["neck"] for row in rows), itertools.cycle("os^Dv*Px"), strict=False))
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     for row in rows:
         mean = statistics.mean(row["AP"])
@@ -190,14 +197,14 @@ def compare(args: argparse.Namespace, command: str) -> str:
     """
     configs = detectors(args)
     print("Measuring steps ...", flush=True)
-    seconds = measure_steps(configs, args.output / "seconds.json")
+    seconds = measured_once({"/".join(name): cfg for name, cfg in configs.items()}, args.output / "seconds.json")
     runs = {
         name: [
             training(cfg, seed, args.output / "runs" / "-".join(name) / f"seed{seed}", iterations)
             for seed in range(1, args.seeds + 1)
         ]
         for name, cfg in configs.items()
-        for iterations in [round(60 * args.minutes / seconds[name])]
+        for iterations in [round(60 * args.minutes / seconds["/".join(name)])]
     }
     print(
         f"{len(runs)} detectors, {args.seeds} seeds, {args.jobs} trainings at a time: about "

@@ -1,17 +1,41 @@
 """What a training step of several configs takes, measured in turns."""
 
+import json
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from detectron2.config import CfgNode
 
 from sparsercnn.data import register_config_datasets
 from sparsercnn.engine import Trainer
+from sparsercnn.errors import InputError
+from sparsercnn.files import write_json
+
+from .neck_comparison.laboratory import start_pool
 
 WARM_UP = 2
 ROUNDS = 20
+
+
+def measured_once(configs: Mapping[str, CfgNode], file: Path) -> dict[str, float]:
+    """`step_times` in a process of one thread, read from `file` if they were measured before.
+
+    Raises:
+        InputError: `file` has the times of other configs.
+    """
+    settings = {name: cfg.dump() for name, cfg in configs.items()}
+    if not file.exists():
+        with start_pool(1) as pool:
+            seconds = pool.submit(step_times, settings).result()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"settings": settings, "seconds": seconds})
+    stored = json.loads(file.read_text())
+    if stored["settings"] != settings:
+        raise InputError(f"{file.parent} holds a comparison with other settings: choose another --output")
+    return stored["seconds"]
 
 
 def step_times(configs: Mapping[str, str]) -> dict[str, float]:
@@ -39,9 +63,11 @@ def step_times(configs: Mapping[str, str]) -> dict[str, float]:
 
 def _trainer(cfg: CfgNode, folder: str) -> Trainer:
     cfg.OUTPUT_DIR = folder
+    cfg.MODEL.DEVICE = "cpu"
     cfg.SOLVER.MAX_ITER = 10 * (WARM_UP + ROUNDS)
     cfg.SOLVER.WARMUP_ITERS = WARM_UP + ROUNDS
     cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD = cfg.SOLVER.MAX_ITER, 0
+    cfg.DATALOADER.NUM_WORKERS = 0  # reading pictures is part of a step
     register_config_datasets(cfg)
     trainer = Trainer(cfg)
     with trainer.storage:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from scipy import stats
 from tqdm import tqdm
 
@@ -47,9 +49,10 @@ def training(cfg: CfgNode, seed: int, folder: Path, iterations: int | None = Non
     """
     cfg = cfg.clone()
     cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"  # as many at a time as it has cores
     cfg.SEED = seed
     cfg.OUTPUT_DIR = str(folder)
-    scale = (iterations or cfg.SOLVER.MAX_ITER) / cfg.SOLVER.MAX_ITER
+    scale = 1 if iterations is None else iterations / cfg.SOLVER.MAX_ITER
     cfg.SOLVER.MAX_ITER = max(2, round(cfg.SOLVER.MAX_ITER * scale))
     cfg.SOLVER.WARMUP_ITERS = max(1, round(cfg.SOLVER.WARMUP_ITERS * scale))
     cfg.SOLVER.STEPS = tuple(round(step * scale) for step in cfg.SOLVER.STEPS)
@@ -60,10 +63,23 @@ def training(cfg: CfgNode, seed: int, folder: Path, iterations: int | None = Non
     return cfg
 
 
+def check_test_set(cfg: CfgNode) -> None:
+    """Check that `read_metrics` will find an AP.
+
+    Raises:
+        InputError: there is not one test set, or COCO's evaluation is not for it.
+    """
+    if len(cfg.DATASETS.TEST) != 1:
+        raise InputError(f"DATASETS.TEST is {cfg.DATASETS.TEST}; name the one data set that is compared on")
+    name = cfg.DATASETS.TEST[0]
+    if (kind := MetadataCatalog.get(name).get("evaluator_type")) != "coco":
+        raise InputError(f"data set {name} of DATASETS.TEST is evaluated as {kind}; only coco will do")
+
+
 def train_all(configs: Sequence[CfgNode], jobs: int, keep_weights: bool = False) -> None:
     """Do all trainings that are not finished, the first ones first.
 
-    A training leaves `metrics.json`, `peak_mib` and, for each test set, `inference/*/metrics.json` in its folder.
+    A training leaves `log.txt`, `metrics.json` and, for each test set, `inference/*/metrics.json` in its folder.
 
     Args:
         configs: of `training`.
@@ -75,19 +91,22 @@ def train_all(configs: Sequence[CfgNode], jobs: int, keep_weights: bool = False)
     """
     for cfg in configs:
         _check_folder(cfg)
+    running: set[subprocess.Popen] = set()
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(_finish, cfg, keep_weights) for cfg in configs]
+        futures = [pool.submit(_finish, cfg, keep_weights, running) for cfg in configs]
         try:
             for future in tqdm(as_completed(futures), total=len(futures), desc="trainings"):
                 future.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.terminate()  # they save where they are
             raise
 
 
 def is_finished(cfg: CfgNode) -> bool:
     """Whether this training came to its end."""
-    return (Path(cfg.OUTPUT_DIR) / "peak_mib").exists()
+    return (Path(cfg.OUTPUT_DIR) / "finished").exists()
 
 
 def weights_of(cfg: CfgNode) -> Path:
@@ -96,9 +115,13 @@ def weights_of(cfg: CfgNode) -> Path:
 
 
 def read_metrics(cfg: CfgNode, task: str = "bbox") -> dict[str, float | None]:
-    """What a finished training measured on its first test set."""
+    """What a finished training measured on its first test set; None where that has no such objects.
+
+    A model that finds nothing at all has no AP in `metrics.json`. Here it is 0.
+    """
     file = Path(cfg.OUTPUT_DIR) / "inference" / cfg.DATASETS.TEST[0] / "metrics.json"
-    return json.loads(file.read_text())[task]
+    metrics = json.loads(file.read_text())[task]
+    return dict.fromkeys(metrics, 0.0) if metrics.get("AP", 0) is None else metrics
 
 
 def read_curve(cfg: CfgNode) -> list[tuple[int, float]]:
@@ -108,9 +131,9 @@ def read_curve(cfg: CfgNode) -> list[tuple[int, float]]:
     return [(min(line["iteration"] + 1, most), line["bbox/AP"]) for line in lines if "bbox/AP" in line]
 
 
-def read_memory(cfg: CfgNode) -> float:
-    """The most memory, in MiB, that the process of a finished training held."""
-    return float((Path(cfg.OUTPUT_DIR) / "peak_mib").read_text())
+def read_memory(cfg: CfgNode) -> int:
+    """The most memory, in MiB, that the process of a finished training held until its last iteration."""
+    return max(map(int, re.findall(r"max_mem: (\d+)M", (Path(cfg.OUTPUT_DIR) / "log.txt").read_text())))
 
 
 def interval(values: Sequence[float]) -> str:
@@ -130,34 +153,36 @@ def _check_folder(cfg: CfgNode) -> None:
         )
 
 
-def _finish(cfg: CfgNode, keep_weights: bool) -> None:
-    if is_finished(cfg):
-        return
-    peak = _train(cfg)
+def _finish(cfg: CfgNode, keep_weights: bool, running: set[subprocess.Popen]) -> None:
     folder = Path(cfg.OUTPUT_DIR)
+    if not is_finished(cfg):
+        _train(cfg, running)
+        (folder / "finished").touch()
     for checkpoint in folder.rglob("*.pth"):
         if not (keep_weights and checkpoint == weights_of(cfg)):
             checkpoint.unlink()
-    write_whole(folder / "peak_mib", lambda file: file.write(f"{peak:.0f}\n".encode()))
 
 
-def _train(cfg: CfgNode) -> float:
+def _train(cfg: CfgNode, running: set[subprocess.Popen]) -> None:
     """Train in a process of one thread, from where it was stopped if it was; its log is OUTPUT_DIR/output.txt.
 
-    Returns:
-        The most memory, in MiB, that the process held.
+    Args:
+        cfg: of the training.
+        running: where the process is while it runs.
 
     Raises:
         InputError: the process failed.
     """
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = folder / "run.yaml"
-    settings.write_text(cfg.dump())
+    settings, output = folder / "run.yaml", folder / "output.txt"
+    write_whole(settings, lambda file: file.write(cfg.dump().encode()))
     command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(settings), "--resume"]
-    with open(folder / "output.txt", "a") as log:
+    with open(output, "a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        _, status, usage = os.wait4(process.pid, 0)
-    if code := os.waitstatus_to_exitcode(status):
-        raise InputError(f"a training failed with status {code}; see {folder / 'output.txt'}")
-    return usage.ru_maxrss / 1024  # of Linux, which counts kibibytes
+        running.add(process)
+        status = process.wait()
+        running.remove(process)
+    if status:
+        last = output.read_text().strip().rpartition("\n")[2]
+        raise InputError(f"a training failed with status {status}, see {output}; its last words: {last}")

@@ -73,8 +73,8 @@ class EvaluatingTrainer(DefaultTrainer):
 
         With `TEST.AUG` enabled it is evaluated again with test-time augmentation; these results have the suffix `_TTA`.
         So it is with each number of refinement stages in `TEST.STAGES`; the suffix is `_stage2`.
-        Detections are saved in OUTPUT_DIR/inference/NAME, those of the others in inference_TTA and inference_stage2 there;
-        all metrics of a data set in OUTPUT_DIR/inference/NAME/metrics.json.
+        Detections are saved in OUTPUT_DIR/inference/NAME, those of the others in OUTPUT_DIR/inference_TTA/NAME and
+        OUTPUT_DIR/inference_stage2/NAME; all metrics of a data set in OUTPUT_DIR/inference/NAME/metrics.json.
         """
         module = model.module if isinstance(model, DistributedDataParallel) else model
         prepared = build_inference_model(cfg, module)

@@ -29,6 +29,7 @@ LEFT = (
     "not_finite_*.pth",
     "inference",
     "inference_TTA",
+    "inference_stage*",
 )
 """All that training leaves; the first is what a resume looks for, so that it goes first."""
 

@@ -32,7 +32,8 @@ def count_parameters(detector: nn.Module) -> dict[str, float]:
 def count_gmacs(detector: nn.Module, image: Tensor) -> dict[str, float]:
     """Billions of multiply-adds for one image (3, H, W), by part, as fvcore counts them.
 
-    It counts convolutions and matrix products; pooling, norms and other element-wise arithmetic are left out.
+    It counts convolutions and matrix products and, with less weight, norms and interpolation; RoI pooling and other
+    element-wise arithmetic are left out.
     """
     flops = _analyze(detector, image).by_module()
     parts = ("", "detector.backbone", "detector.backbone.bottom_up", "detector.head")

@@ -17,7 +17,7 @@ def trained(monkeypatch):
     """The configs that were trained. AP is the seed, plus 10 for the config as it is; dense proposals take longer."""
     done = []
 
-    def train(cfg):
+    def train(cfg, running):
         done.append(cfg)
         folder = Path(cfg.OUTPUT_DIR)
         is_whole = cfg.SOLVER.EMA_DECAY > 0 and cfg.MODEL.SparseRCNN.PROPOSALS != "image"
@@ -29,13 +29,12 @@ def trained(monkeypatch):
         (folder / "run.yaml").write_text(cfg.dump())
         (folder / "metrics.json").write_text('{"iteration": 3, "bbox/AP": 1.0}\n{"iteration": 4}\n')
         (folder / "model_final.pth").touch()
-        return 1.0
 
-    def seconds_per_step(config, options, folder):
-        return {variant: 2.0 if variant == "+ dense" else 1.0 for variant in ablate.VARIANTS}
+    def measured_once(configs, file):
+        return {variant: 2.0 if variant == "+ dense" else 1.0 for variant in configs}
 
     monkeypatch.setattr(trainings, "_train", train)
-    monkeypatch.setattr(ablate, "seconds_per_step", seconds_per_step)
+    monkeypatch.setattr(ablate, "measured_once", measured_once)
     monkeypatch.setattr(ablate, "check_config", lambda cfg: None)
     return done
 
@@ -65,6 +64,7 @@ def test_published_is_the_published_detector(tmp_path, trained):
     node = published.MODEL.SparseRCNN
     assert (node.ASSIGNMENT, node.CLASS_LOSS, node.PROPOSALS) == ("one_to_one", "focal", "image")
     assert (node.DENOISING_QUERIES, node.SHARED_STAGES, published.SOLVER.EMA_DECAY) == (0, False, 0)
+    assert node.DISTINCT_OVERLAP == 1
 
 
 def test_finished_runs_are_kept_and_those_of_other_settings_refused(tmp_path, trained, capsys):

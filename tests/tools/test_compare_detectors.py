@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from sparsercnn import load_config
 from sparsercnn.data import register_config_datasets
 from sparsercnn.data.shapes import annotation_file, prepare_shapes
+from sparsercnn.engine import build_model
 from tools import compare_detectors
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -43,6 +44,8 @@ def scenes(tmp_path):
 def test_every_config_with_every_neck(scenes):
     args = compare_detectors.parse_arguments([*QUICKSTARTS, *scenes, "MODEL.NECK.NORM", "BN", "--minutes", "1"])
     configs = compare_detectors.detectors(args)
+    necks = {name: type(build_model(cfg).backbone.neck).__name__ for name, cfg in configs.items()}
+    assert all(len({necks[name] for name in necks if name[0] == detector}) == 3 for detector, _ in necks), necks
     names = ("SparseRCNN", "GeneralizedRCNN", "EfficientDet")
     assert list(configs) == [(detector, neck) for detector in names for neck in ("FPN", "BiFPN", "SA")]
     assert all(cfg.MODEL.NECK.NAME == neck and cfg.MODEL.NECK.NORM == "BN" for (_, neck), cfg in configs.items())
@@ -57,18 +60,23 @@ def test_the_table_has_means_and_intervals():
     )
 
 
-def test_the_plot_has_a_point_for_each_pair(tmp_path):
+def test_the_plot_has_a_point_for_each_pair(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_detectors.plt, "close", lambda figure: None)
     compare_detectors.plot([ROW, {**ROW, "neck": "SA", "ms": 15.0}], tmp_path / "plot.png")
+    (axes,) = compare_detectors.plt.gcf().axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["SparseRCNN, FPN", "SparseRCNN, SA"]
     assert (tmp_path / "plot.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize("found, recall", [([1, 2], 100.0), ([1], 50.0), ([], 0.0)])
+# Twenty objects, one of them large: more than the ten that AR@10 looks at, and not all of one size.
+@pytest.mark.parametrize("found, recall", [(range(20), 100.0), (range(15), 75.0), ([], 0.0)])
 def test_average_recall_is_that_of_coco(request, tmp_path, found, recall):
+    boxes = [[0, 0, 110, 110], *([40 * i, 120, 30, 30] for i in range(1, 20))]
     truth = {
-        "images": [{"id": 1, "width": 100, "height": 100, "file_name": "1.png"}],
+        "images": [{"id": 1, "width": 900, "height": 200, "file_name": "1.png"}],
         "annotations": [
-            {"id": i, "image_id": 1, "category_id": 1, "bbox": [40 * i, 10, 30, 30], "area": 900, "iscrowd": 0}
-            for i in (1, 2)
+            {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for i, box in enumerate(boxes)
         ],
         "categories": [{"id": 1, "name": "square"}],
     }
@@ -79,7 +87,7 @@ def test_average_recall_is_that_of_coco(request, tmp_path, found, recall):
     request.addfinalizer(lambda: DatasetCatalog.remove("squares") or MetadataCatalog.remove("squares"))
     folder = tmp_path / "inference" / "squares"
     folder.mkdir(parents=True)
-    results = [{"image_id": 1, "category_id": 1, "bbox": [40 * i, 10, 30, 30], "score": 0.9} for i in found]
+    results = [{"image_id": 1, "category_id": 1, "bbox": boxes[i], "score": 0.9} for i in found]
     (folder / "coco_instances_results.json").write_text(json.dumps(results))
     assert compare_detectors.average_recall(cfg) == pytest.approx(recall)
 
@@ -90,10 +98,12 @@ def test_average_recall_is_that_of_coco(request, tmp_path, found, recall):
         ([QUICKSTARTS[0], QUICKSTARTS[0]], "is a second config of SparseRCNN"),
         ([QUICKSTARTS[0], str(CONFIGS / "fasterrcnn" / "bccd.yaml")], "the configs differ in DATASETS.TEST"),
         ([QUICKSTARTS[0], "MODEL.NECK.NAMES", "FPN"], "MODEL.NECK.NAMES"),
+        ([QUICKSTARTS[0], "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"], "must be build_neck_backbone"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, monkeypatch, words, message):
-    monkeypatch.setattr(compare_detectors, "check_config", lambda cfg: None)
+    for check in ("check_config", "check_test_set"):  # which need data
+        monkeypatch.setattr(compare_detectors, check, lambda cfg: None)
     assert compare_detectors.main([*words, "--minutes", "1", "--output", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
@@ -107,7 +117,7 @@ def test_one_command_from_training_to_the_plot(scenes, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert all(printed.count(f"| {name} |") == 3 for name in ("FPN", "BiFPN"))
     rows = json.loads((tmp_path / "out" / "detectors.json").read_text())["rows"]
-    assert len(rows) == 6
+    assert [row["iterations"] for row in rows] == [2] * 6
     assert all(0 <= row["AR"][0] <= 100 and row["ms"] > 0 and row["training_mib"] > 100 for row in rows)
     assert all(row["gmacs"] > 0.1 for row in rows)
     assert (tmp_path / "out" / "detectors.png").stat().st_size > 0

@@ -5,6 +5,7 @@ import contextlib
 import pytest
 
 from sparsercnn import load_config
+from sparsercnn.errors import InputError
 from tools import step_times as module
 
 from ..tiny_run import QUICKSTART, TINY
@@ -43,3 +44,23 @@ def test_medians_of_steps_in_turns_without_the_first(monkeypatch):
     configs = {str(n): load_config(QUICKSTART, [*options, "SOLVER.ACCUMULATE", n]).dump() for n in (1, 4)}
     assert module.step_times(configs) == {"1": 1, "4": 4}
     assert order == [1, 4] * (module.WARM_UP + module.ROUNDS)
+
+
+def test_times_are_measured_once_and_not_taken_for_those_of_other_settings(tmp_path, monkeypatch):
+    calls = []
+
+    class Pool:
+        def submit(self, function, settings):
+            calls.append(settings)
+            return self
+
+        def result(self):
+            return {"a": 1.5}
+
+    monkeypatch.setattr(module, "start_pool", lambda processes: contextlib.nullcontext(Pool()))
+    cfg, other = (load_config(QUICKSTART, ["SOLVER.IMS_PER_BATCH", n]) for n in (2, 4))
+    file = tmp_path / "out" / "seconds.json"
+    assert module.measured_once({"a": cfg}, file) == module.measured_once({"a": cfg}, file) == {"a": 1.5}
+    assert len(calls) == 1
+    with pytest.raises(InputError, match="out holds a comparison with other settings: choose another --output"):
+        module.measured_once({"a": other}, file)

@@ -40,6 +40,7 @@ def test_nothing_but_the_run_is_removed(tmp_path):
     mine = [tmp_path / "notes.txt", tmp_path / "my_model.pth", tmp_path / "sub" / "model_0000001.pth"]
     of_run = ["last_checkpoint", "metrics.json", "model_final.pth", "model_0000001.pth.partial", "config.yaml"]
     of_run += ["log.txt", "log.txt.rank1", "not_finite_0000003.pth", "inference/coco/metrics.json"]
+    of_run += ["inference_stage2/coco/coco_instances_results.json"]
     for file in [*mine, *(tmp_path / name for name in of_run)]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
