@@ -73,8 +73,8 @@ VARIANTS: dict[str, dict[str, object]] = {
 """Options of each row; "together" is the config as it is."""
 BUDGETS = ("iterations", "time")
 METRICS = ("AP", "AP50")
-# Colors of two curves; the others have matplotlib's, of which there are as many as switches.
-STANDING_OUT = {"published": "black", "together": "crimson"}
+# Two curves are thick and black; the others have matplotlib's colors, of which there are as many as switches.
+STANDING_OUT = {"published": "--", "together": "-"}
 SAME_TIME = 0.05
 """Where steps differ by less than this share from the published detector's, one training serves both budgets."""
 
@@ -123,16 +123,21 @@ def results_of(runs: list[Run]) -> dict[tuple[str, str, str], list[dict]]:
 
 
 def markdown(results: dict[tuple[str, str, str], list[dict]], seconds: dict[tuple[str, str], float]) -> str:
-    """A table for each data set: a row for each variant, AP and AP50 at equal iterations and at equal time."""
+    """A table for each data set: a row for each variant, at equal iterations and at equal time.
+
+    The gain is that of AP over the published detector with the same seed, which differs less than AP itself.
+    """
     tables = []
     for data in dict.fromkeys(key[0] for key in results):
-        head = ["", "step", *(f"{metric}, equal {budget}" for budget in BUDGETS for metric in METRICS)]
-        rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
+        columns = [f"{column}, equal {budget}" for budget in BUDGETS for column in ("AP", "gain", "AP50")]
+        rows = [["", "step", *columns], ["---"] + ["---:"] * (1 + len(columns))]
         for variant in VARIANTS:
             cells = [variant, f"{seconds[data, variant] / seconds[data, 'published']:.2f}"]
             for budget in BUDGETS:
-                found = [result["metrics"] for result in results[data, variant, budget]]
-                cells += [interval([m[metric] for m in found]) for metric in METRICS]
+                ap, ap50 = ([run["metrics"][m] for run in results[data, variant, budget]] for m in METRICS)
+                published = [run["metrics"]["AP"] for run in results[data, "published", budget]]
+                gains = [ours - theirs for ours, theirs in zip(ap, published, strict=True)]
+                cells += [interval(ap), "" if variant == "published" else interval(gains), interval(ap50)]
             rows.append(cells)
         tables.append(f"{data}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
     return "\n\n".join(tables) + "\n"
@@ -147,7 +152,8 @@ def plot(results: dict[tuple[str, str, str], list[dict]], seconds: dict[tuple[st
             curves = [result["curve"] for result in results[data, variant, "time"]]
             points = list(zip(*curves, strict=False))
             minutes = [point[0][0] * seconds[data, variant] / 60 for point in points]
-            look = {"color": STANDING_OUT.get(variant), "linewidth": 2.5 if variant in STANDING_OUT else 1.2}
+            style = STANDING_OUT.get(variant)
+            look: dict = {"color": "black", "linestyle": style, "linewidth": 2.5} if style else {}
             axes.plot(minutes, [statistics.mean(ap for _, ap in p) for p in points], label=variant, **look)
         axes.set(title=data, xlabel="minutes of training, one thread", ylabel="AP")
         axes.legend(fontsize=8)

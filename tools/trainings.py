@@ -138,7 +138,7 @@ def read_memory(cfg: CfgNode) -> int:
 
 def interval(values: Sequence[float]) -> str:
     """Mean and half the 95 % interval of it by Student's t, without the latter for a single value."""
-    mean = statistics.mean(values)
+    mean = round(statistics.mean(values), 1) + 0.0  # and not -0.0
     if len(values) == 1:
         return f"{mean:.1f}"
     half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5

@@ -52,7 +52,9 @@ def test_every_switch_alone_and_all_together_with_both_budgets(tmp_path, trained
     assert iterations["iterations", "dense"] == 100 and iterations["time", "dense"] == 50
     table = (tmp_path / "ablation.md").read_text()
     # Seeds 1 and 2: 1.5, and 12.7 · 0.71 / √2 to either side.
-    assert "| published | 1.00 | 1.5 ± 6.4 | 50.0 ± 0.0 | 1.5 ± 6.4 | 50.0 ± 0.0 |" in table
+    assert "| published | 1.00 | 1.5 ± 6.4 |  | 50.0 ± 0.0 | 1.5 ± 6.4 |  | 50.0 ± 0.0 |" in table
+    # Both seeds gain ten.
+    assert "| together | 1.00 | 11.5 ± 6.4 | 10.0 ± 0.0 | 50.0 ± 0.0 | 11.5 ± 6.4 | 10.0 ± 0.0 | 50.0 ± 0.0 |" in table
     assert "| + dense | 2.00 |" in table
     assert (tmp_path / "ablation.png").stat().st_size > 0
     assert not list(tmp_path.rglob("*.pth"))
