@@ -22,6 +22,7 @@ RUNS = {
     "pooler": "--size 64 96 --boxes 12 --channels 8 --stages 2 --batch 2 --profile",
     "matcher": "--size 64 96 --stages 2 --batch 3 --proposals 9 --objects 4 --classes 5 --profile",
     "inference": f"--size 64 96 --mode eager --precision fp32 --profile {SMALL_MODEL}",
+    "dense": f"--size 64 96 --precision fp32 --profile {SMALL_MODEL}",
     "train_step": f"--size 64 96 --objects 3 --no-memory --profile {SMALL_MODEL}",
     "dataloader": "--jpeg-size 96 128 --images 8 --batches 1 --profile INPUT.MIN_SIZE_TRAIN (64,)",
     "evaluation": "--images 10 --detections 8 --objects 4 --classes 3 --profile",

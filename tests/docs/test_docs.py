@@ -58,7 +58,9 @@ def test_commands_exist_with_their_options(path):
 def program(name):
     """The text of a program, None for one of another package or for a name that stands for several."""
     if name.endswith(".py"):
-        return (ROOT / name).read_text()
+        text = (ROOT / name).read_text()
+        common = (ROOT / "tools" / "trainings.py").read_text() if "from tools.trainings import" in text else ""
+        return text + common
     if not name.startswith(("sparsercnn", "benchmarks", "tools")) or name in ("benchmarks.NAME", "benchmarks.$name"):
         return None
     spec = importlib.util.find_spec(name)

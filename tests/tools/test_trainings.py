@@ -57,7 +57,8 @@ def test_warm_up_and_steps_scale_with_the_iterations():
     assert (short.SOLVER.CHECKPOINT_PERIOD, short.TEST.EVAL_PERIOD) == (125, 0)
     assert trainings.training(cfg, 3, Path("somewhere"), 500, with_curve=True).TEST.EVAL_PERIOD == 125
     assert trainings.training(cfg, 3, Path("somewhere")).SOLVER.MAX_ITER == 2000
-    assert trainings.training(cfg, 3, Path("somewhere"), 0).SOLVER.MAX_ITER == 2
+    shortest = trainings.training(cfg, 3, Path("somewhere"), 0).SOLVER
+    assert (shortest.MAX_ITER, shortest.STEPS) == (2, (1,))
     assert cfg.SOLVER.MAX_ITER == 2000
 
 
