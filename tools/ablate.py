@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""What each switch that makes Sparse R-CNN learn fast brings: alone, and all together as the config has them.
+"""What each switch that makes Sparse R-CNN learn fast brings: alone, and those together that the config has.
 
     python tools/ablate.py configs/quickstart.yaml configs/bccd.yaml --seeds 3 --jobs 2
 
-Every run trains a model in one thread, at the published detector's number of iterations and once more at its time: as
-many iterations as its steps, timed in turns first, leave of it. The table (Markdown, JSON) and curves of AP over
-minutes are saved in --output. Before it starts it says how long it will take. What was stopped continues with the same
-command: finished runs are kept, others go on from their last checkpoint.
+"Published" has none of them; sizes, proposals and stages are those of the config. A run trains in one thread, at the
+published choices' number of iterations and once more at their time: as many iterations as its steps, timed in turns
+first, leave of it. The table (Markdown, JSON) and curves of AP over minutes are saved in --output. Before it starts it
+says how long it will take. What was stopped continues with the same command: finished runs are kept, others go on from
+their last checkpoint.
 """
 
 import argparse
@@ -173,7 +174,8 @@ def ablate(args: argparse.Namespace, command: str) -> str:
         cfg = variant_config(config, "together", args.opts)
         check_config(cfg)
         check_test_set(cfg)
-    args.output.mkdir(parents=True, exist_ok=True)
+        if cfg.MODEL.META_ARCHITECTURE != "SparseRCNN":
+            raise InputError(f"{config} is of {cfg.MODEL.META_ARCHITECTURE}; the switches are those of SparseRCNN")
     seconds = {}
     for config in args.configs:
         print(f"{config.stem}: measuring steps ...", flush=True)

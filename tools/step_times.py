@@ -24,16 +24,22 @@ def measured_once(configs: Mapping[str, CfgNode], file: Path) -> dict[str, float
     """`step_times` in a process of one thread, read from `file` if they were measured before.
 
     Raises:
-        InputError: `file` has the times of other configs.
+        InputError: `file` has the times of other configs or is something else, or its folder cannot be made.
     """
     settings = {name: cfg.dump() for name, cfg in configs.items()}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {file.parent}: {error.strerror}; choose another --output") from error
     if not file.exists():
         with start_pool(1) as pool:
             seconds = pool.submit(step_times, settings).result()
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"settings": settings, "seconds": seconds})
-    stored = json.loads(file.read_text())
-    if stored["settings"] != settings:
+    try:
+        stored = json.loads(file.read_text())
+    except (OSError, ValueError):
+        stored = None
+    if not isinstance(stored, dict) or stored.get("settings") != settings:
         raise InputError(f"{file.parent} holds a comparison with other settings: choose another --output")
     return stored["seconds"]
 

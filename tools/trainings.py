@@ -87,7 +87,7 @@ def train_all(configs: Sequence[CfgNode], jobs: int, keep_weights: bool = False)
         keep_weights: whether `model_final.pth` stays; all other checkpoints are deleted, they would fill a disk.
 
     Raises:
-        InputError: a folder holds a training with other settings, or a training failed.
+        InputError: a folder cannot be made or holds a training with other settings, or a training failed.
     """
     for cfg in configs:
         _check_folder(cfg)
@@ -147,6 +147,12 @@ def interval(values: Sequence[float]) -> str:
 
 def _check_folder(cfg: CfgNode) -> None:
     settings = Path(cfg.OUTPUT_DIR) / "run.yaml"
+    try:
+        settings.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder {settings.parent}: {error.strerror}; choose another --output"
+        ) from error
     if settings.exists() and settings.read_text() != cfg.dump():
         raise InputError(
             f"{cfg.OUTPUT_DIR} holds a training with other settings: choose another --output, or remove the folder"
@@ -174,7 +180,6 @@ def _train(cfg: CfgNode, running: set[subprocess.Popen]) -> None:
         InputError: the process failed.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    folder.mkdir(parents=True, exist_ok=True)
     settings, output = folder / "run.yaml", folder / "output.txt"
     write_whole(settings, lambda file: file.write(cfg.dump().encode()))
     command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(settings), "--resume"]

@@ -75,3 +75,10 @@ def test_finished_runs_are_kept_and_those_of_other_settings_refused(tmp_path, tr
     assert run(tmp_path, "--seeds", "1") == 0 and len(trained) == before
     assert run(tmp_path, "--seeds", "1", "SOLVER.BASE_LR", "0.1") == 2
     assert "holds a training with other settings" in capsys.readouterr().err
+
+
+def test_other_detectors_have_no_such_switches(tmp_path, trained, monkeypatch, capsys):
+    monkeypatch.setattr(ablate, "check_test_set", lambda cfg: None)
+    config = QUICKSTART.parent / "fasterrcnn" / "quickstart.yaml"
+    assert ablate.main([str(config), "--output", str(tmp_path)]) == 2
+    assert "is of GeneralizedRCNN; the switches are those of SparseRCNN" in capsys.readouterr().err

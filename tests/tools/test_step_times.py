@@ -64,3 +64,16 @@ def test_times_are_measured_once_and_not_taken_for_those_of_other_settings(tmp_p
     assert len(calls) == 1
     with pytest.raises(InputError, match="out holds a comparison with other settings: choose another --output"):
         module.measured_once({"a": other}, file)
+
+
+@pytest.mark.parametrize("content", ["garbage", "[1]", "{}"])
+def test_a_file_of_something_else_is_no_trace(tmp_path, content):
+    (tmp_path / "seconds.json").write_text(content)
+    with pytest.raises(InputError, match="holds a comparison with other settings"):
+        module.measured_once({"a": load_config(QUICKSTART)}, tmp_path / "seconds.json")
+
+
+def test_an_output_that_is_no_folder_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match="cannot make the folder .*out: .*; choose another --output"):
+        module.measured_once({"a": load_config(QUICKSTART)}, tmp_path / "out" / "seconds.json")

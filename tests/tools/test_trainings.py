@@ -135,6 +135,12 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_continues(cfg, m
     check_run_folder(cfg, *(flag in command for flag in ("--resume", "--overwrite")))
 
 
+def test_an_output_that_is_no_folder(cfg, tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(InputError, match="cannot make the folder .*run: .*; choose another --output"):
+        trainings.train_all([cfg], 1)
+
+
 def test_a_curve_counts_iterations_from_one_and_ends_with_the_last(cfg):
     Path(cfg.OUTPUT_DIR).mkdir()
     # As the trainer writes them: the last evaluation comes after the last iteration.
