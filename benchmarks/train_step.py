@@ -13,11 +13,8 @@ model. On a GPU it is the peak of what tensors take.
 
 import argparse
 import multiprocessing
-import re
-import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -29,6 +26,7 @@ from torch import Tensor, nn
 from sparsercnn.engine import TrainStep, build_optimizer
 from sparsercnn.engine.gradient_checkpointing import checkpoint_gradients
 from sparsercnn.fast.training import PARTS
+from sparsercnn.memory import resident_memory
 from sparsercnn.modeling.pooler import Pooler
 
 from . import harness, limits
@@ -142,22 +140,14 @@ def _distance(gradients: list[Tensor], expected: list[Tensor]) -> float:
 
 def peak_memory(args: argparse.Namespace, variant: str) -> dict[str, float]:
     """MiB that a fresh process needs at most for two steps: resident memory, or on a GPU what tensors take there."""
-    libraries = _resident_memory("RSS")
+    libraries = resident_memory("RSS")
     steps = Steps(args, variant)
     for _ in range(2):
         steps.run()
     if args.device.startswith("cuda"):
         return {"tensors": torch.cuda.max_memory_allocated(args.device) / 2**20}
-    peak = _resident_memory("HWM")
+    peak = resident_memory("HWM")
     return {"process": peak, "process without libraries": peak - libraries}
-
-
-def _resident_memory(kind: str) -> float:
-    """MiB of this process, "RSS" now or "HWM" at most."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux: getrusage would tell the peak of the process that started this one, if it is higher
-        return int(re.search(rf"Vm{kind}:\s+(\d+) kB", status.read_text())[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS
 
 
 def in_fresh_process(function: Callable, *args):

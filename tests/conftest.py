@@ -50,7 +50,7 @@ def tiny(tmp_path_factory):
     MetadataCatalog.remove("tiny")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def loggers():
     """`default_setup` takes the logs over; give them back to pytest."""
     yield

@@ -12,7 +12,6 @@ their last checkpoint.
 
 import argparse
 import json
-import shlex
 import statistics
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from sparsercnn.errors import InputError
 # As a program, this file is found without the package that it belongs to.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tools.comparison import at_least, parse_configs, run
 from tools.step_times import measured_once
 from tools.trainings import (
     add_arguments,
@@ -109,17 +109,17 @@ def runs_of(args: argparse.Namespace, seconds: dict[tuple[str, str], float]) -> 
                 for budgets in [BUDGETS] if one_serves_both else [(budget,) for budget in BUDGETS]:
                     name = variant.removeprefix("+ ").replace(" ", "_")
                     folder = args.output / config.stem / budgets[0] / name / f"seed{seed}"
-                    run = training(cfg, seed, folder, iterations[budgets[0]], with_curve=True)
-                    yield Run(config.stem, variant, budgets, run)
+                    whole = training(cfg, seed, folder, iterations[budgets[0]], with_curve=True)
+                    yield Run(config.stem, variant, budgets, whole)
 
 
 def results_of(runs: list[Run]) -> dict[tuple[str, str, str], list[dict]]:
     """Results of finished runs by data, variant and budget."""
     results: dict[tuple[str, str, str], list[dict]] = {}
-    for run in runs:
-        result = {"metrics": read_metrics(run.cfg), "curve": read_curve(run.cfg)}
-        for budget in run.budgets:
-            results.setdefault((run.data, run.variant, budget), []).append(result)
+    for done in runs:
+        result = {"metrics": read_metrics(done.cfg), "curve": read_curve(done.cfg)}
+        for budget in done.budgets:
+            results.setdefault((done.data, done.variant, budget), []).append(result)
     return results
 
 
@@ -200,32 +200,21 @@ def ablate(args: argparse.Namespace, command: str) -> str:
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="+", metavar="CONFIG.yaml … [KEY VALUE …]", help="configs, then options")
-    parser.add_argument("--iterations", type=int, help="of the published detector, instead of SOLVER.MAX_ITER")
+    parser.add_argument("--iterations", type=at_least(2), help="of the published choices, instead of SOLVER.MAX_ITER")
     add_arguments(parser, seeds=3, output=Path("output/ablate"))
-    args = parser.parse_intermixed_args(argv)
-    args.configs = [Path(word) for word in args.words if word.endswith((".yaml", ".yml"))]
-    args.opts = args.words[len(args.configs) :]
-    if not args.configs or any(word.endswith((".yaml", ".yml")) for word in args.opts):
-        parser.error("give the configs (.yaml) first, then the options")
-    if args.iterations is not None and args.iterations < 2:
-        parser.error("--iterations must be at least 2")
-    return args
+    return parse_configs(parser, argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_arguments(argv)
-    try:
-        print(ablate(args, shlex.join(["python", "tools/ablate.py", *argv])))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. Continue with the same command.", file=sys.stderr)
-        return 130
-    print(f"Table, JSON and curves: {args.output}/ablation.{{md,json,png}}")
-    return 0
+
+    def compare(command: str) -> int:
+        print(ablate(args, command))
+        print(f"Table, JSON and curves: {args.output}/ablation.{{md,json,png}}")
+        return 0
+
+    return run("tools/ablate.py", argv, compare)
 
 
 if __name__ == "__main__":

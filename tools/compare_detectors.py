@@ -15,7 +15,6 @@ import contextlib
 import io
 import itertools
 import json
-import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,6 +43,7 @@ from sparsercnn.predictor import Predictor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import harness
+from tools.comparison import parse_configs, run
 from tools.step_times import measured_once
 from tools.trainings import (
     add_arguments,
@@ -227,15 +227,10 @@ def compare(args: argparse.Namespace, command: str) -> str:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="+", metavar="CONFIG.yaml … [KEY VALUE …]", help="configs, then options")
     parser.add_argument("--necks", nargs="+", default=["FPN", "BiFPN", "SA"], help="default: %(default)s")
     parser.add_argument("--minutes", type=float, required=True, help="of each training, in one thread")
     add_arguments(parser, seeds=3, output=Path("output/detectors"))
-    args = parser.parse_intermixed_args(argv)
-    args.configs = [Path(word) for word in args.words if word.endswith((".yaml", ".yml"))]
-    args.opts = args.words[len(args.configs) :]
-    if not args.configs or any(word.endswith((".yaml", ".yml")) for word in args.opts):
-        parser.error("give the configs (.yaml) first, then the options")
+    args = parse_configs(parser, argv)
     if args.minutes <= 0:
         parser.error("--minutes must be positive")
     return args
@@ -244,16 +239,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_arguments(argv)
-    try:
-        print(compare(args, shlex.join(["python", "tools/compare_detectors.py", *argv])))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. Continue with the same command.", file=sys.stderr)
-        return 130
-    print(f"Table, JSON and plot: {args.output}/detectors.{{md,json,png}}")
-    return 0
+
+    def compare_and_print(command: str) -> int:
+        print(compare(args, command))
+        print(f"Table, JSON and plot: {args.output}/detectors.{{md,json,png}}")
+        return 0
+
+    return run("tools/compare_detectors.py", argv, compare_and_print)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,7 @@ same command. Tables, numbers and plots are saved in --output.
 """
 
 import argparse
-import itertools
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,12 +22,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sparsercnn.errors import InputError
 from sparsercnn.files import write_json, write_whole
 
 # As a program, this file is found without the package that it belongs to.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tools.comparison import at_least, parse_configs, run
 from tools.neck_comparison.arms import DEFAULT, Arm
 from tools.neck_comparison.experiment import Experiment
 from tools.neck_comparison.laboratory import start_pool
@@ -103,7 +101,6 @@ def plain(findings: Findings) -> dict:
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="+", metavar="CONFIG.yaml … [KEY VALUE …]", help="comparisons, then options")
     parser.add_argument(
         "--neck",
         action="append",
@@ -112,35 +109,25 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         metavar="CONFIG",
         help="a neck to compare with FPN, of a config like those in configs/necks; may be repeated (default: all)",
     )
-    parser.add_argument("--seeds", type=int, default=5, help="trainings of each neck (default: %(default)s)")
+    parser.add_argument("--seeds", type=at_least(2), default=5, help="trainings of each neck (default: %(default)s)")
     parser.add_argument(
-        "--processes", type=int, default=os.cpu_count(), help="trainings at a time (default: processors)"
+        "--processes", type=at_least(1), default=os.cpu_count(), help="trainings at a time (default: processors)"
     )
     parser.add_argument("--output", type=Path, default=Path("output/compare_necks"), help="folder for all results")
-    args = parser.parse_intermixed_args(argv)
-    configs = list(itertools.takewhile(lambda word: word.endswith((".yaml", ".yml")), args.words))
-    args.configs, args.opts = [Path(word) for word in configs], args.words[len(configs) :]
-    if not configs:
-        parser.error("give at least one config of a comparison (.yaml) before the options")
-    if args.seeds < 2 or args.processes < 1:
-        parser.error("--seeds must be at least 2, --processes at least 1")
-    return args
+    return parse_configs(parser, argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; returns the exit status, 1 if a positive control was not seen."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse_arguments(argv)
-    try:
-        is_seen = compare(args, shlex.join(["python", "tools/compare_necks.py", *argv]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. Continue with the same command.", file=sys.stderr)
-        return 130
-    print(f"Reports and plots: {args.output}/*/")
-    return 0 if is_seen else 1
+
+    def compare_and_print(command: str) -> int:
+        is_seen = compare(args, command)
+        print(f"Reports and plots: {args.output}/*/")
+        return 0 if is_seen else 1
+
+    return run("tools/compare_necks.py", argv, compare_and_print)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017, tables 1 t
 
 import argparse
 import json
-import os
-import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -30,6 +28,7 @@ from sparsercnn.errors import InputError
 # As a program, this file is found without the package that it belongs to.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tools.comparison import at_least, run
 from tools.trainings import add_arguments, read_metrics, train_all, training
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "fasterrcnn" / "fpn_paper"
@@ -140,27 +139,21 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--published-proposals", action="store_true", help="Fast R-CNN uses the proposal files that its configs name"
     )
-    parser.add_argument("--iterations", type=int, help="of each training, instead of SOLVER.MAX_ITER")
+    parser.add_argument("--iterations", type=at_least(2), help="of each training, instead of SOLVER.MAX_ITER")
     add_arguments(parser, seeds=1, output=Path("output/fpn_tables"))
-    args = parser.parse_args(argv)
-    if args.iterations is not None and args.iterations < 2:
-        parser.error("--iterations must be at least 2")
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_arguments(argv)
-    try:
-        print(make_tables(args, shlex.join(["python", "tools/fpn_tables.py", *argv])))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. Continue with the same command.", file=sys.stderr)
-        return 130
-    print(f"Tables: {args.output}{os.sep}fpn_tables.{{md,json}}")
-    return 0
+
+    def compare(command: str) -> int:
+        print(make_tables(args, command))
+        print(f"Tables: {args.output}/fpn_tables.{{md,json}}")
+        return 0
+
+    return run("tools/fpn_tables.py", argv, compare)
 
 
 if __name__ == "__main__":

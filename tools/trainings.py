@@ -19,6 +19,8 @@ from tqdm import tqdm
 from sparsercnn.errors import InputError
 from sparsercnn.files import write_whole
 
+from .comparison import at_least
+
 ROOT = Path(__file__).resolve().parent.parent
 # Of a training: one that is killed loses a quarter.
 CHECKPOINTS = 4
@@ -26,15 +28,11 @@ CHECKPOINTS = 4
 
 def add_arguments(parser: argparse.ArgumentParser, seeds: int, output: Path) -> None:
     """Add what all comparisons are told: --seeds, --jobs and --output, with these defaults."""
-    parser.add_argument("--seeds", type=_positive, default=seeds, help="trainings of each row (default: %(default)s)")
-    parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="at a time (default: %(default)s)")
+    parser.add_argument("--seeds", type=at_least(1), default=seeds, help="trainings of each row (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=at_least(1), default=os.cpu_count() or 1, help="at a time (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=output, help="folder for all results (default: %(default)s)")
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 def training(cfg: CfgNode, seed: int, folder: Path, iterations: int | None = None, with_curve: bool = False) -> CfgNode:

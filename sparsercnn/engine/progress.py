@@ -2,12 +2,12 @@
 
 import datetime
 import logging
-import resource
 from collections.abc import Collection
-from pathlib import Path
 
 import torch
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
+
+from ..memory import resident_memory
 
 
 class ProgressLine(EventWriter):
@@ -58,7 +58,4 @@ def _peak_mebibytes() -> float:
     """Of the GPU's tensors, or of this process where there is no GPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():  # what `resource` gives on Linux includes the memory of the process that started this one
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
+    return resident_memory("HWM")
